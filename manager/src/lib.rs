@@ -1,0 +1,3 @@
+//! The manager of the TSS network.
+
+pub mod store;

@@ -1,0 +1,213 @@
+//! Where requests are kept: one trait, two stores.
+//!
+//! [`embedded`] is a file of this process, for the devnet; [`mongo`] is shared by any number of
+//! managers. Both keep the same promises, and the same tests run against both. Once a call has
+//! returned, what it did survives a crash.
+//!
+//! A signature costs three operations: [`Store::insert`], [`Store::begin_attempt`] and
+//! [`Store::finish`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tss_common::intent::Intent;
+use tss_mpc::{PublicKey, Quorum, Signature, Threshold};
+use uuid::Uuid;
+
+pub mod embedded;
+pub mod mongo;
+
+/// A request as it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Its id.
+    pub id: Uuid,
+    /// What is to be signed.
+    pub intent: Intent,
+    /// The message as it was given, decoded to bytes.
+    #[serde(with = "tss_common::encoding::base64")]
+    pub message: Vec<u8>,
+    /// What the caller named it by, so that asking twice signs once.
+    pub idempotency: Option<Idempotency>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// By when it ends.
+    pub deadline: Timestamp,
+    /// How far it is.
+    pub progress: Progress,
+    /// Which manager drives it.
+    pub lease: Lease,
+}
+
+/// What a caller names a request by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// The caller's key; unique within a store.
+    pub key: String,
+    /// Tells whether a second request under the same key asks for the same.
+    #[serde(with = "hex::serde")]
+    pub body_hash: [u8; 32],
+}
+
+/// How far a request is. A finished one never changes again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// How many attempts were begun.
+    pub attempts: u32,
+    /// The signers of the last attempt.
+    pub quorum: Option<Quorum>,
+    /// Its state.
+    pub state: State,
+}
+
+/// The state of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status")]
+pub enum State {
+    /// Accepted; no attempt has begun.
+    Pending,
+    /// An attempt has begun.
+    InProgress,
+    /// Signed.
+    Completed {
+        /// The signature.
+        signature: Signature,
+        /// The public key that verifies it: the key's, derived along the intent's path.
+        public_key: PublicKey,
+        /// When it was signed.
+        finished_at: Timestamp,
+    },
+    /// Ended without a signature.
+    Failed {
+        /// Why, for the caller.
+        reason: String,
+        /// When it ended.
+        finished_at: Timestamp,
+    },
+}
+
+impl State {
+    /// Whether the request has ended.
+    pub fn is_finished(&self) -> bool {
+        matches!(self, Self::Completed { .. } | Self::Failed { .. })
+    }
+}
+
+/// Which manager drives a request, and until when it may without renewing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The manager's id, fresh at each start.
+    pub holder: Uuid,
+    /// When another manager may take over.
+    pub until: Timestamp,
+}
+
+/// What became of an insertion.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inserted {
+    /// The request is stored.
+    New,
+    /// A request under the same idempotency key was there before; this is it, and nothing was
+    /// stored.
+    Existing(Box<Request>),
+}
+
+/// A key of the cluster, as the managers know it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// Its id.
+    pub id: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// How many signers there are, and how many of them sign.
+    pub threshold: Threshold,
+    /// The root public key.
+    pub public_key: PublicKey,
+    /// The BIP-32 chain code of the root key.
+    #[serde(with = "hex::serde")]
+    pub chain_code: [u8; 32],
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached now, or did not answer in time: what was asked may or may not have
+    /// happened. Every operation can be tried again.
+    #[error("the store is unreachable: {0}")]
+    Down(String),
+    /// It answered, but not with what this code writes: a damaged or foreign record.
+    #[error("the store holds a record that cannot be read: {0}")]
+    Corrupt(String),
+}
+
+/// How long an operation may take before it counts as [`StoreError::Down`].
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps requests and keys.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Stores a new request. A request whose id is there already (a retry) counts as stored.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn insert(&self, request: &Request) -> Result<Inserted, StoreError>;
+
+    /// The request of this id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn get(&self, id: Uuid) -> Result<Option<Request>, StoreError>;
+
+    /// Marks attempt number `attempt` as begun: `InProgress`, with this quorum. `false` when the
+    /// request has ended, or is driven by another manager than `holder`; nothing is then changed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn begin_attempt(&self, id: Uuid, holder: Uuid, attempt: u32, quorum: &Quorum) -> Result<bool, StoreError>;
+
+    /// Ends a request in the finished state `state`. `false` when it had ended before (or is not there);
+    /// nothing is then changed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn finish(&self, id: Uuid, state: &State) -> Result<bool, StoreError>;
+
+    /// Takes over up to `limit` unfinished requests whose lease lapsed before `now`, oldest first:
+    /// their lease is then `lease`. No two managers get the same one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn take_over(&self, now: Timestamp, lease: &Lease, limit: usize) -> Result<Vec<Request>, StoreError>;
+
+    /// Prolongs the lease of every unfinished request that `lease.holder` drives.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn renew(&self, lease: &Lease) -> Result<(), StoreError>;
+
+    /// Removes finished requests that ended before `before`; yields how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn expire(&self, before: Timestamp) -> Result<u64, StoreError>;
+
+    /// Records a key unless one of its id is there; yields the one that stands.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn pin_key(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError>;
+
+    /// The keys on record.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError>;
+
+    /// Returns when the store answers.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn ping(&self) -> Result<(), StoreError>;
+}

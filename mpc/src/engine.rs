@@ -1,0 +1,132 @@
+//! What a threshold protocol must offer.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Abort, DerivationPath, Machine, Quorum, ShareDocument, ShareError, Signature, SignerIndex, Threshold};
+
+/// An engine's name, as it stands in configuration, messages and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineId {
+    /// DKLs23 (<https://eprint.iacr.org/2023/765>), built on oblivious transfer.
+    Dkls23,
+}
+
+impl EngineId {
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dkls23 => "dkls23",
+        }
+    }
+}
+
+impl fmt::Display for EngineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for EngineId {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "dkls23" => Ok(Self::Dkls23),
+            other => Err(format!("unknown engine `{other}`: expected `dkls23`")),
+        }
+    }
+}
+
+/// The 32-byte identity of a session, a hash over everything the parties must agree on. Never used
+/// twice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub [u8; 32]);
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(&self.0[..8]))
+    }
+}
+
+/// What key generation starts from. Equal at all parties but for `index`.
+#[derive(Clone, Debug)]
+pub struct KeygenSetup {
+    /// The session's identity.
+    pub session: SessionId,
+    /// The cluster the key is for; stands in the share document.
+    pub cluster: String,
+    /// The key's id; stands in the share document.
+    pub key: String,
+    /// This party.
+    pub index: SignerIndex,
+    /// How many signers there are, and how many of them sign.
+    pub threshold: Threshold,
+}
+
+/// What signing starts from. Equal at all parties of the quorum.
+#[derive(Clone, Debug)]
+pub struct SignSetup {
+    /// The session's identity.
+    pub session: SessionId,
+    /// Exactly t signers, this one among them.
+    pub quorum: Quorum,
+    /// The 32-byte digest to sign.
+    pub digest: [u8; 32],
+    /// Which derived key signs.
+    pub path: DerivationPath,
+}
+
+/// A setup that no session can start from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// The quorum has not exactly t members, or names a signer that does not exist.
+    #[error("quorum {quorum:?} does not fit a {threshold} key")]
+    Quorum {
+        /// The quorum that was given.
+        quorum: Quorum,
+        /// What the key needs.
+        threshold: Threshold,
+    },
+    /// This signer is not part of the quorum.
+    #[error("signer {0} is not part of the quorum")]
+    NotInQuorum(SignerIndex),
+    /// The path leads to no key (a chance of 2⁻¹²⁷ for a path that parsed).
+    #[error("the path {0} derives no key")]
+    Path(DerivationPath),
+    /// The protocol refused to start.
+    #[error(transparent)]
+    Abort(#[from] Abort),
+}
+
+/// A threshold protocol.
+pub trait Engine: Send + Sync {
+    /// Its name.
+    fn id(&self) -> EngineId;
+
+    /// One party of a key generation. Every party ends with its own share document, or none does
+    /// before all have shown that they hold the same public key.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the setup fits no key.
+    fn keygen(&self, setup: KeygenSetup) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError>;
+
+    /// Reads this engine's part of a share document, once; signing then starts from memory.
+    ///
+    /// # Errors
+    /// [`ShareError`] when the document has no such part, or one that contradicts its core.
+    fn open(&self, share: &ShareDocument) -> Result<Arc<dyn SigningShare>, ShareError>;
+}
+
+/// A share that is ready to sign.
+pub trait SigningShare: Send + Sync {
+    /// One party of a signing session. The output has a low s, the right recovery id, and has been
+    /// verified against the public key.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the quorum or path does not fit the key.
+    fn sign(&self, setup: SignSetup) -> Result<Box<dyn Machine<Output = Signature>>, SetupError>;
+}

@@ -1,0 +1,33 @@
+//! Threshold-signature engines as state machines.
+//!
+//! Nothing here does input or output: no network, no clock, no files. A party of a protocol is a
+//! [`Machine`] that takes messages and yields messages, an output, or an [`Abort`] that says who is
+//! to blame. Whoever drives the machine owns delivery, time and storage.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`party`] | who takes part: indices, thresholds, quorums |
+//! | [`machine`] | the shape of every protocol: messages in, messages or an output out |
+//! | [`abort`] | why a protocol ended early, and by whose fault |
+//! | [`engine`] | what a threshold protocol must offer: key generation and signing |
+//! | [`dkls23`] | the default engine, on the crate of the same name |
+//! | [`share`] | the share document: one signer's part of a key |
+//! | [`key`] | public keys, addresses, non-hardened BIP-32 derivation |
+//! | [`signature`] | ECDSA signatures and their encodings |
+
+pub mod abort;
+pub mod dkls23;
+pub mod engine;
+pub mod key;
+pub mod machine;
+pub mod party;
+pub mod share;
+pub mod signature;
+
+pub use abort::{Abort, Blame};
+pub use engine::{Engine, EngineId, KeygenSetup, SessionId, SetupError, SignSetup, SigningShare};
+pub use key::{DerivationPath, PublicKey};
+pub use machine::{Incoming, Machine, Outgoing, Recipient, Step};
+pub use party::{Quorum, SignerIndex, Threshold};
+pub use share::{Scheme, ShareDocument, ShareError};
+pub use signature::Signature;

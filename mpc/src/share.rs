@@ -1,0 +1,220 @@
+//! The share document: one signer's part of a key, as it is stored.
+//!
+//! One versioned JSON document. Its `core` is what every engine can use; each engine keeps what else
+//! it needs in a part of its own, so that another engine can later use the same key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k256::elliptic_curve::ff::PrimeField;
+use k256::{ProjectivePoint, Scalar};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::{PublicKey, SignerIndex, Threshold};
+
+/// The version of the document that this code writes and reads.
+pub const VERSION: u32 = 1;
+
+/// What kind of key it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Scheme {
+    /// ECDSA over secp256k1.
+    #[serde(rename = "ecdsa-secp256k1")]
+    EcdsaSecp256k1,
+}
+
+/// One signer's part of a key at an epoch. Secret: zeroized when dropped, and its `Debug` shows
+/// public parts only.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareDocument {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The cluster the key belongs to.
+    pub cluster: String,
+    /// The key's id within the cluster.
+    pub key: String,
+    /// Grows with each refresh or reshare; 1 after key generation.
+    pub epoch: u64,
+    /// What kind of key it is.
+    pub scheme: Scheme,
+    /// What every engine can use.
+    pub core: CoreShare,
+    /// What each engine needs besides.
+    pub engines: EngineParts,
+}
+
+/// The part of a share that every engine can use: a Shamir share over the group order, at x = index.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoreShare {
+    /// Which signer's share it is.
+    pub index: SignerIndex,
+    /// How many signers there are, and how many of them sign.
+    pub threshold: Threshold,
+    /// The Shamir share.
+    pub secret_share: SecretShare,
+    /// Every signer's share times the generator.
+    pub public_shares: BTreeMap<SignerIndex, PublicKey>,
+    /// The BIP-32 chain code of the root key.
+    #[serde(with = "hex::serde")]
+    pub chain_code: [u8; 32],
+    /// The root public key.
+    pub public_key: PublicKey,
+}
+
+/// A scalar that must not be seen. Hex in JSON, zeroized when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct SecretShare([u8; 32]);
+
+/// What each engine needs beside the core.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineParts {
+    /// The correlated oblivious transfers of [`crate::dkls23`], base64 of their postcard encoding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dkls23: Option<Zeroizing<String>>,
+}
+
+/// Why a share document cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShareError {
+    /// It is not a share document: truncated, another format, a value out of range.
+    #[error("not a share document: {0}")]
+    Malformed(String),
+    /// It has a version that this code does not read.
+    #[error("the share document has version {0}: expected {VERSION}")]
+    Version(u32),
+    /// Its parts contradict each other.
+    #[error("the share document contradicts itself: {0}")]
+    Inconsistent(String),
+    /// It lacks the part of the engine that should sign.
+    #[error("the share document has no part for the engine `{0}`")]
+    MissingEngine(crate::EngineId),
+}
+
+impl SecretShare {
+    pub(crate) fn from_scalar(scalar: &Scalar) -> Self {
+        Self(scalar.to_bytes().into())
+    }
+
+    pub(crate) fn to_scalar(&self) -> Result<Zeroizing<Scalar>, ShareError> {
+        let scalar = Option::<Scalar>::from(Scalar::from_repr(self.0.into()))
+            .ok_or_else(|| ShareError::Malformed("the secret share is not below the group order".into()))?;
+        Ok(Zeroizing::new(scalar))
+    }
+}
+
+impl fmt::Debug for SecretShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretShare(…)")
+    }
+}
+
+impl Serialize for SecretShare {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Zeroizing::new(hex::encode(self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretShare {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        let mut share = Self([0; 32]);
+        // The error of `hex` would quote a character of the secret.
+        hex::decode_to_slice(text.as_bytes(), &mut share.0)
+            .map_err(|_| serde::de::Error::custom("a secret share is 64 hex digits"))?;
+        Ok(share)
+    }
+}
+
+impl ShareDocument {
+    /// Reads a document and checks that its parts agree: the secret share gives its public share,
+    /// and every t public shares in a row give the public key.
+    ///
+    /// # Errors
+    /// [`ShareError`] saying what is wrong.
+    pub fn from_json(json: &[u8]) -> Result<Self, ShareError> {
+        /// Read first, so that a later version is told from a damaged file.
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let malformed = |error: serde_json::Error| ShareError::Malformed(error.to_string());
+        let Versioned { version } = serde_json::from_slice(json).map_err(malformed)?;
+        if version != VERSION {
+            return Err(ShareError::Version(version));
+        }
+        let document: Self = serde_json::from_slice(json).map_err(malformed)?;
+        document.core.check()?;
+        Ok(document)
+    }
+
+    /// Writes the document.
+    ///
+    /// # Errors
+    /// [`ShareError::Malformed`] should a value have no JSON form.
+    pub fn to_json(&self) -> Result<Zeroizing<Vec<u8>>, ShareError> {
+        let mut json = Zeroizing::new(Vec::with_capacity(1 << 16));
+        serde_json::to_writer_pretty(&mut *json, self).map_err(|error| ShareError::Malformed(error.to_string()))?;
+        Ok(json)
+    }
+}
+
+impl CoreShare {
+    /// Checks that the secret share, the public shares and the public key belong together.
+    fn check(&self) -> Result<(), ShareError> {
+        let inconsistent = |reason: String| Err(ShareError::Inconsistent(reason));
+        let (index, threshold) = (self.index, self.threshold);
+        if !threshold.contains(index) {
+            return inconsistent(format!("signer {index} of a {threshold} key"));
+        }
+        if !self.public_shares.keys().copied().eq(threshold.signers()) {
+            return inconsistent(format!("expected one public share for each of signers 1 to {}", threshold.n()));
+        }
+        let own = ProjectivePoint::GENERATOR * *self.secret_share.to_scalar()?;
+        if own.to_affine() != *self.public_shares[&index].as_affine() {
+            return inconsistent(format!("the secret share does not give the public share of signer {index}"));
+        }
+        let n = threshold.n();
+        for first in 1..=(n - threshold.t() + 1) {
+            let window: Vec<u8> = (first..first + threshold.t()).collect();
+            if self.interpolate(&window)?.to_affine() != *self.public_key.as_affine() {
+                return inconsistent(format!("the public shares of signers {window:?} do not give the public key"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The value at 0 of the polynomial (in the exponent) through these signers' public shares.
+    fn interpolate(&self, signers: &[u8]) -> Result<ProjectivePoint, ShareError> {
+        let mut sum = ProjectivePoint::IDENTITY;
+        for &j in signers {
+            let (mut numerator, mut denominator) = (Scalar::ONE, Scalar::ONE);
+            for &k in signers.iter().filter(|&&k| k != j) {
+                numerator *= Scalar::from(u64::from(k));
+                denominator *= Scalar::from(u64::from(k)) - Scalar::from(u64::from(j));
+            }
+            let inverse = Option::<Scalar>::from(denominator.invert())
+                .ok_or_else(|| ShareError::Inconsistent("two signers with one index".into()))?;
+            let share = SignerIndex::new(j).ok().and_then(|index| self.public_shares.get(&index));
+            let share = share.ok_or_else(|| ShareError::Inconsistent(format!("no public share of signer {j}")))?;
+            sum += ProjectivePoint::from(*share.as_affine()) * (numerator * inverse);
+        }
+        Ok(sum)
+    }
+}
+
+impl fmt::Debug for ShareDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShareDocument")
+            .field("cluster", &self.cluster)
+            .field("key", &self.key)
+            .field("epoch", &self.epoch)
+            .field("index", &self.core.index)
+            .field("threshold", &self.core.threshold)
+            .field("public_key", &self.core.public_key)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,84 @@
+//! ECDSA signatures over secp256k1 and their encodings.
+
+use std::fmt;
+
+use k256::ecdsa::{self, RecoveryId, VerifyingKey, signature::hazmat::PrehashVerifier};
+use serde::{Deserialize, Serialize};
+
+use crate::PublicKey;
+
+/// An ECDSA signature with a low s (BIP-62, EIP-2) and its recovery id.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// r, big-endian.
+    #[serde(with = "hex::serde")]
+    pub r: [u8; 32],
+    /// s, big-endian, at most half the group order.
+    #[serde(with = "hex::serde")]
+    pub s: [u8; 32],
+    /// Which of the possible public keys made it: 0 or 1 (2 or 3 when r overflowed, a chance of
+    /// 2⁻¹²⁷).
+    pub recid: u8,
+}
+
+/// Why a signature does not stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSignature {
+    /// r or s is zero or not below the group order.
+    #[error("r or s is out of range")]
+    Range,
+    /// s is above half the group order; the same signature with n − s would be accepted.
+    #[error("s is high: expected the low form (BIP-62)")]
+    HighS,
+    /// It was not made by this key over this digest.
+    #[error("the signature does not fit the key and the digest")]
+    Mismatch,
+    /// It fits, but its recovery id leads to another key.
+    #[error("the recovery id leads to another public key")]
+    RecoveryId,
+}
+
+impl Signature {
+    /// The compact encoding: r, s.
+    pub fn to_compact(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&self.r);
+        bytes[32..].copy_from_slice(&self.s);
+        bytes
+    }
+
+    /// The DER encoding.
+    ///
+    /// # Errors
+    /// [`InvalidSignature::Range`] when r or s is out of range.
+    pub fn to_der(&self) -> Result<Vec<u8>, InvalidSignature> {
+        Ok(self.as_k256()?.to_der().as_bytes().to_vec())
+    }
+
+    fn as_k256(&self) -> Result<ecdsa::Signature, InvalidSignature> {
+        ecdsa::Signature::from_slice(&self.to_compact()).map_err(|_| InvalidSignature::Range)
+    }
+
+    /// Checks that `key` made this signature over `digest`, that s is low, and that the recovery id
+    /// leads back to `key`.
+    ///
+    /// # Errors
+    /// [`InvalidSignature`] naming the check that failed.
+    pub fn verify(&self, key: &PublicKey, digest: &[u8; 32]) -> Result<(), InvalidSignature> {
+        let signature = self.as_k256()?;
+        if signature.normalize_s() != signature {
+            return Err(InvalidSignature::HighS);
+        }
+        let verifying = VerifyingKey::from(key.as_k256());
+        verifying.verify_prehash(digest, &signature).map_err(|_| InvalidSignature::Mismatch)?;
+        let recovered = RecoveryId::from_byte(self.recid)
+            .and_then(|id| VerifyingKey::recover_from_prehash(digest, &signature, id).ok());
+        if recovered == Some(verifying) { Ok(()) } else { Err(InvalidSignature::RecoveryId) }
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({}, {})", hex::encode(self.to_compact()), self.recid)
+    }
+}
