@@ -2,10 +2,22 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`bus`] | how messages travel: in process, or over RabbitMQ |
-//! | [`encoding`] | how bytes stand in JSON |
+//! | [`config`] | layered configuration |
 //! | [`intent`] | what a caller wants signed |
+//! | [`session`] | session ids and the nonces in them |
+//! | [`wire`] | the messages between managers and signers |
+//! | [`bus`] | how messages travel: in process, or over RabbitMQ |
+//! | [`backoff`] | how long to wait before trying again |
+//! | [`process`] | what every long-running program does the same way |
+//! | [`telemetry`] | logs and metrics |
+//! | [`encoding`] | how bytes stand in JSON |
 
+pub mod backoff;
 pub mod bus;
+pub mod config;
 pub mod encoding;
 pub mod intent;
+pub mod process;
+pub mod session;
+pub mod telemetry;
+pub mod wire;

@@ -10,23 +10,29 @@
 //! | [`machine`] | the shape of every protocol: messages in, messages or an output out |
 //! | [`abort`] | why a protocol ended early, and by whose fault |
 //! | [`engine`] | what a threshold protocol must offer: key generation and signing |
+//! | [`rounds`] | what every machine has in common: rounds, and the messages kept for them |
 //! | [`dkls23`] | the default engine, on the crate of the same name |
 //! | [`share`] | the share document: one signer's part of a key |
 //! | [`key`] | public keys, addresses, non-hardened BIP-32 derivation |
 //! | [`signature`] | ECDSA signatures and their encodings |
+//! | [`local`] | all parties of a session within one process |
 
 pub mod abort;
 pub mod dkls23;
 pub mod engine;
 pub mod key;
+pub mod local;
 pub mod machine;
 pub mod party;
+pub mod rounds;
 pub mod share;
 pub mod signature;
 
 pub use abort::{Abort, Blame};
+pub use dkls23::Dkls23;
 pub use engine::{Engine, EngineId, KeygenSetup, SessionId, SetupError, SignSetup, SigningShare};
 pub use key::{DerivationPath, PublicKey};
+pub use local::{run_local, run_local_with};
 pub use machine::{Incoming, Machine, Outgoing, Recipient, Step};
 pub use party::{Quorum, SignerIndex, Threshold};
 pub use share::{Scheme, ShareDocument, ShareError};

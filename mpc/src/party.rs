@@ -33,6 +33,9 @@ pub enum PartyError {
 pub struct SignerIndex(u8);
 
 impl SignerIndex {
+    /// The smallest index, 1.
+    pub const MIN: Self = Self(1);
+
     /// The signer with this index.
     ///
     /// # Errors

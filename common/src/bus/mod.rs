@@ -30,6 +30,15 @@ pub const ROUNDS_CAPACITY: usize = 8192;
 /// How long a message waits in an inbox for rounds before it is dropped.
 pub const ROUNDS_TTL: Duration = Duration::from_secs(30);
 
+/// How many bytes wait in an inbox for rounds before the oldest message is dropped.
+pub const ROUNDS_BYTES: usize = 128 << 20;
+
+/// How many messages wait at a durable address before further ones are refused.
+pub const DURABLE_CAPACITY: usize = 100_000;
+
+/// How many bytes wait at a durable address before further messages are refused.
+pub const DURABLE_BYTES: usize = 512 << 20;
+
 /// How often a message is delivered without being acknowledged before it is set aside as a dead
 /// letter.
 pub const MAX_DELIVERIES: u32 = 20;

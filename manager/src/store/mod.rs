@@ -91,7 +91,15 @@ pub enum State {
 impl State {
     /// Whether the request has ended.
     pub fn is_finished(&self) -> bool {
-        matches!(self, Self::Completed { .. } | Self::Failed { .. })
+        self.finished_at().is_some()
+    }
+
+    /// When the request ended, if it has.
+    pub fn finished_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Completed { finished_at, .. } | Self::Failed { finished_at, .. } => Some(*finished_at),
+            Self::Pending | Self::InProgress => None,
+        }
     }
 }
 
@@ -140,6 +148,11 @@ pub enum StoreError {
     /// It answered, but not with what this code writes: a damaged or foreign record.
     #[error("the store holds a record that cannot be read: {0}")]
     Corrupt(String),
+}
+
+/// What [`Store::finish`] says to a state that is no end.
+fn not_an_end(id: Uuid) -> StoreError {
+    StoreError::Corrupt(format!("request {id} cannot end in a state that is no end"))
 }
 
 /// How long an operation may take before it counts as [`StoreError::Down`].

@@ -1,1 +1,491 @@
-//! m
+//! A store in MongoDB, shared by any number of managers.
+//!
+//! Every operation is one command, or a command and a look at what it did; each changes single
+//! documents, under a condition that the database checks as it changes them. So no transactions
+//! are needed. Writes are acknowledged by the journals of a majority; reads go to the primary and
+//! see what a majority has.
+//!
+//! Times are text with nine decimals: exact, readable, and in order when compared as text.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{self, Binary, Bson, doc};
+use mongodb::error::{Error, ErrorKind, WriteFailure};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ConnectionString, IndexOptions, ReadConcern, ReadPreference,
+    SelectionCriteria, WriteConcern,
+};
+use mongodb::{Client, Collection, Database, IndexModel};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::OnceCell;
+use tokio::time::{sleep, timeout};
+use tss_common::intent::Intent;
+use tss_mpc::{PublicKey, Quorum, Threshold};
+use uuid::Uuid;
+
+use super::{
+    Idempotency, Inserted, KeyRecord, Lease, OPERATION_TIMEOUT, Progress, Request, State, Store, StoreError,
+    not_an_end,
+};
+
+/// How long a server is looked for, and waited for when it is found; less than
+/// [`OPERATION_TIMEOUT`], so that the error tells what was missing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the server waits for a majority; also less.
+const MAJORITY_TIMEOUT: Duration = Duration::from_secs(4);
+/// How many connections there are at most.
+const CONNECTIONS: u32 = 64;
+/// How many requests are removed at a time.
+const EXPIRE_BATCH: i64 = 1000;
+/// How long to wait for a document that is in the way of an insertion to reach a majority.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
+/// What the server calls an insertion that a unique index forbids.
+const DUPLICATE_KEY: i32 = 11000;
+
+/// A store in MongoDB: the collections `signing_requests` and `keys` of one database.
+pub struct MongoStore {
+    address: ConnectionString,
+    database: String,
+    collections: OnceCell<Collections>,
+}
+
+struct Collections {
+    database: Database,
+    requests: Collection<Stored>,
+    /// The same, to find out ids alone.
+    ids: Collection<Id>,
+    keys: Collection<StoredKey>,
+}
+
+/// A request as a document.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(rename = "_id")]
+    id: bson::Uuid,
+    intent: Intent,
+    message: Binary,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idempotency: Option<Idempotency>,
+    created_at: Time,
+    deadline: Time,
+    attempts: u32,
+    quorum: Option<Quorum>,
+    state: State,
+    /// Whether it has ended; the indexes hold only the one kind, or only the other.
+    finished: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    finished_at: Option<Time>,
+    lease: StoredLease,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredLease {
+    holder: bson::Uuid,
+    until: Time,
+}
+
+/// The id of a document.
+#[derive(Deserialize)]
+struct Id {
+    #[serde(rename = "_id")]
+    id: bson::Uuid,
+}
+
+/// A key as a document.
+#[derive(Serialize, Deserialize)]
+struct StoredKey {
+    #[serde(rename = "_id")]
+    id: String,
+    epoch: u64,
+    #[serde(flatten)]
+    threshold: Threshold,
+    public_key: PublicKey,
+    #[serde(with = "hex::serde")]
+    chain_code: [u8; 32],
+}
+
+/// A time as text of a fixed width, so that the order of the texts is that of the times.
+#[derive(Clone, Copy)]
+struct Time(Timestamp);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.9}", self.0)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Timestamp::deserialize(deserializer).map(Self)
+    }
+}
+
+impl From<Time> for Bson {
+    fn from(time: Time) -> Self {
+        Self::String(time.to_string())
+    }
+}
+
+impl From<&Request> for Stored {
+    fn from(request: &Request) -> Self {
+        Self {
+            id: uuid(request.id),
+            intent: request.intent.clone(),
+            message: Binary { subtype: BinarySubtype::Generic, bytes: request.message.clone() },
+            idempotency: request.idempotency.clone(),
+            created_at: Time(request.created_at),
+            deadline: Time(request.deadline),
+            attempts: request.progress.attempts,
+            quorum: request.progress.quorum.clone(),
+            finished: request.progress.state.is_finished(),
+            finished_at: request.progress.state.finished_at().map(Time),
+            state: request.progress.state.clone(),
+            lease: StoredLease { holder: uuid(request.lease.holder), until: Time(request.lease.until) },
+        }
+    }
+}
+
+impl From<Stored> for Request {
+    fn from(stored: Stored) -> Self {
+        Self {
+            id: Uuid::from_bytes(stored.id.bytes()),
+            intent: stored.intent,
+            message: stored.message.bytes,
+            idempotency: stored.idempotency,
+            created_at: stored.created_at.0,
+            deadline: stored.deadline.0,
+            progress: Progress { attempts: stored.attempts, quorum: stored.quorum, state: stored.state },
+            lease: Lease {
+                holder: Uuid::from_bytes(stored.lease.holder.bytes()),
+                until: stored.lease.until.0,
+            },
+        }
+    }
+}
+
+impl From<&KeyRecord> for StoredKey {
+    fn from(key: &KeyRecord) -> Self {
+        Self {
+            id: key.id.clone(),
+            epoch: key.epoch,
+            threshold: key.threshold,
+            public_key: key.public_key,
+            chain_code: key.chain_code,
+        }
+    }
+}
+
+impl From<StoredKey> for KeyRecord {
+    fn from(stored: StoredKey) -> Self {
+        Self {
+            id: stored.id,
+            epoch: stored.epoch,
+            threshold: stored.threshold,
+            public_key: stored.public_key,
+            chain_code: stored.chain_code,
+        }
+    }
+}
+
+impl MongoStore {
+    /// The store in the database `database` at `uri`. Returns at once and works without the
+    /// server, which is sought when it is first needed.
+    ///
+    /// # Errors
+    /// [`StoreError::Down`] when the URI is malformed.
+    pub fn connect(uri: &str, database: &str) -> Result<Self, StoreError> {
+        let address = ConnectionString::parse(uri)
+            .map_err(|error| StoreError::Down(format!("malformed MongoDB URI: {}", error.kind)))?;
+        Ok(Self { address, database: database.to_owned(), collections: OnceCell::new() })
+    }
+
+    /// Creates the indexes, unless they are there. Without them the store is slow, and lets an
+    /// idempotency key be used twice: call this before anything else.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn prepare(&self) -> Result<(), StoreError> {
+        let index = |name: &str, keys, unique, only| {
+            let options =
+                IndexOptions::builder().name(name.to_owned()).unique(unique).partial_filter_expression(only);
+            IndexModel::builder().keys(keys).options(options.build()).build()
+        };
+        let indexes = [
+            index(
+                "idempotency",
+                doc! { "idempotency.key": 1 },
+                Some(true),
+                doc! { "idempotency.key": { "$exists": true } },
+            ),
+            index("unfinished_by_lease", doc! { "lease.until": 1 }, None, doc! { "finished": false }),
+            index("unfinished_by_holder", doc! { "lease.holder": 1 }, None, doc! { "finished": false }),
+            index("finished_by_time", doc! { "finished_at": 1 }, None, doc! { "finished": true }),
+        ];
+        within(async {
+            let requests = &self.collections().await?.requests;
+            requests.create_indexes(indexes).await.map_err(failure)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn collections(&self) -> Result<&Collections, StoreError> {
+        self.collections
+            .get_or_try_init(|| async {
+                let mut options = ClientOptions::parse(self.address.clone()).await.map_err(failure)?;
+                options.app_name.get_or_insert_with(|| "tss-manager".to_owned());
+                options.server_selection_timeout = Some(CONNECT_TIMEOUT);
+                options.connect_timeout = Some(CONNECT_TIMEOUT);
+                options.max_pool_size.get_or_insert(CONNECTIONS);
+                options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+                options.read_concern = Some(ReadConcern::majority());
+                let majority = WriteConcern::builder().w(Acknowledgment::Majority).journal(true);
+                options.write_concern = Some(majority.w_timeout(MAJORITY_TIMEOUT).build());
+                let database = Client::with_options(options).map_err(failure)?.database(&self.database);
+                let requests = database.collection("signing_requests");
+                let (ids, keys) = (requests.clone_with_type(), database.collection("keys"));
+                Ok(Collections { database, requests, ids, keys })
+            })
+            .await
+    }
+
+    /// Inserts a request; `None` when a unique index forbids it, but what was in the way is gone,
+    /// or has not reached a majority yet.
+    async fn try_insert(
+        requests: &Collection<Stored>,
+        request: &Request,
+    ) -> Result<Option<Inserted>, StoreError> {
+        match requests.insert_one(Stored::from(request)).await {
+            Ok(_) => return Ok(Some(Inserted::New)),
+            Err(error) if is_duplicate(&error) => {}
+            Err(error) => return Err(failure(error)),
+        }
+        if requests.find_one(doc! { "_id": uuid(request.id) }).await.map_err(failure)?.is_some() {
+            return Ok(Some(Inserted::New));
+        }
+        let Some(Idempotency { key, .. }) = &request.idempotency else { return Ok(None) };
+        let existing = requests.find_one(doc! { "idempotency.key": key }).await.map_err(failure)?;
+        Ok(existing.map(|stored| Inserted::Existing(Box::new(stored.into()))))
+    }
+}
+
+#[async_trait]
+impl Store for MongoStore {
+    async fn insert(&self, request: &Request) -> Result<Inserted, StoreError> {
+        within(async {
+            let requests = &self.collections().await?.requests;
+            loop {
+                if let Some(inserted) = Self::try_insert(requests, request).await? {
+                    return Ok(inserted);
+                }
+                sleep(CONFLICT_PAUSE).await;
+            }
+        })
+        .await
+    }
+
+    async fn get(&self, id: Uuid) -> Result<Option<Request>, StoreError> {
+        within(async {
+            let requests = &self.collections().await?.requests;
+            let stored = requests.find_one(doc! { "_id": uuid(id) }).await.map_err(failure)?;
+            Ok(stored.map(Request::from))
+        })
+        .await
+    }
+
+    async fn begin_attempt(
+        &self,
+        id: Uuid,
+        holder: Uuid,
+        attempt: u32,
+        quorum: &Quorum,
+    ) -> Result<bool, StoreError> {
+        let filter = doc! { "_id": uuid(id), "finished": false, "lease.holder": uuid(holder) };
+        let change = doc! { "$set": {
+            "attempts": i64::from(attempt),
+            "quorum": to_bson(quorum)?,
+            "state": to_bson(&State::InProgress)?,
+        } };
+        within(async {
+            let requests = &self.collections().await?.requests;
+            let outcome = requests.update_one(filter, change).await.map_err(failure)?;
+            Ok(outcome.matched_count > 0)
+        })
+        .await
+    }
+
+    async fn finish(&self, id: Uuid, state: &State) -> Result<bool, StoreError> {
+        let Some(time) = state.finished_at() else { return Err(not_an_end(id)) };
+        let filter = doc! { "_id": uuid(id), "finished": false };
+        let change =
+            doc! { "$set": { "state": to_bson(state)?, "finished": true, "finished_at": Time(time) } };
+        within(async {
+            let requests = &self.collections().await?.requests;
+            let outcome = requests.update_one(filter, change).await.map_err(failure)?;
+            Ok(outcome.matched_count > 0)
+        })
+        .await
+    }
+
+    async fn take_over(
+        &self,
+        now: Timestamp,
+        lease: &Lease,
+        limit: usize,
+    ) -> Result<Vec<Request>, StoreError> {
+        // The database takes a limit of 0 for none.
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let lapsed = doc! { "finished": false, "lease.until": { "$lt": Time(now) } };
+        let oldest_first = doc! { "created_at": 1, "_id": 1 };
+        within(async {
+            let Collections { requests, ids, .. } = self.collections().await?;
+            let found = ids.find(lapsed.clone()).projection(doc! { "_id": 1 });
+            let ids = collect_ids(found.sort(oldest_first.clone()).limit(limit)).await?;
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            // Other managers found the same ones; each of them changes for the first to come.
+            let mut filter = lapsed;
+            filter.insert("_id", doc! { "$in": &ids });
+            let (holder, until) = (uuid(lease.holder), Time(lease.until));
+            let change = doc! { "$set": { "lease.holder": holder, "lease.until": until } };
+            if requests.update_many(filter, change).await.map_err(failure)?.matched_count == 0 {
+                return Ok(Vec::new());
+            }
+            let taken = doc! {
+                "_id": { "$in": ids }, "finished": false, "lease.holder": holder, "lease.until": until,
+            };
+            let taken = requests.find(taken).sort(oldest_first).await.map_err(failure)?;
+            taken.map_ok(Request::from).try_collect().await.map_err(failure)
+        })
+        .await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        let filter = doc! { "finished": false, "lease.holder": uuid(lease.holder) };
+        let change = doc! { "$max": { "lease.until": Time(lease.until) } };
+        within(async {
+            let requests = &self.collections().await?.requests;
+            requests.update_many(filter, change).await.map_err(failure)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn expire(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let start = Instant::now();
+        let mut removed = 0;
+        while start.elapsed() < OPERATION_TIMEOUT {
+            let filter = doc! { "finished": true, "finished_at": { "$lt": Time(before) } };
+            let deleted = within(async {
+                let Collections { requests, ids, .. } = self.collections().await?;
+                let old = ids.find(filter).projection(doc! { "_id": 1 }).limit(EXPIRE_BATCH);
+                let ids = collect_ids(old).await?;
+                if ids.is_empty() {
+                    return Ok(None);
+                }
+                let outcome = requests.delete_many(doc! { "_id": { "$in": ids } }).await.map_err(failure)?;
+                Ok(Some(outcome.deleted_count))
+            })
+            .await?;
+            let Some(deleted) = deleted else { break };
+            removed += deleted;
+        }
+        Ok(removed)
+    }
+
+    async fn pin_key(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError> {
+        within(async {
+            let keys = &self.collections().await?.keys;
+            loop {
+                match keys.insert_one(StoredKey::from(key)).await {
+                    Ok(_) => return Ok(key.clone()),
+                    Err(error) if is_duplicate(&error) => {}
+                    Err(error) => return Err(failure(error)),
+                }
+                // The one in the way may not have reached a majority yet.
+                if let Some(standing) = keys.find_one(doc! { "_id": &key.id }).await.map_err(failure)? {
+                    return Ok(standing.into());
+                }
+                sleep(CONFLICT_PAUSE).await;
+            }
+        })
+        .await
+    }
+
+    async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        within(async {
+            let keys = &self.collections().await?.keys;
+            let found = keys.find(doc! {}).sort(doc! { "_id": 1 }).await.map_err(failure)?;
+            found.map_ok(KeyRecord::from).try_collect().await.map_err(failure)
+        })
+        .await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        within(async {
+            let database = &self.collections().await?.database;
+            database.run_command(doc! { "ping": 1 }).await.map_err(failure)?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for MongoStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address may hold a password.
+        f.debug_struct("MongoStore").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+/// Gives an operation [`OPERATION_TIMEOUT`].
+async fn within<T>(operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(OPERATION_TIMEOUT, operation)
+        .await
+        .map_err(|_| StoreError::Down(format!("no answer within {OPERATION_TIMEOUT:?}")))?
+}
+
+async fn collect_ids(
+    found: impl IntoFuture<Output = Result<mongodb::Cursor<Id>, Error>>,
+) -> Result<Vec<bson::Uuid>, StoreError> {
+    found.await.map_err(failure)?.map_ok(|found| found.id).try_collect().await.map_err(failure)
+}
+
+fn uuid(id: Uuid) -> bson::Uuid {
+    bson::Uuid::from_bytes(id.into_bytes())
+}
+
+fn to_bson(value: &impl Serialize) -> Result<Bson, StoreError> {
+    bson::serialize_to_bson(value)
+        .map_err(|error| StoreError::Corrupt(format!("a record cannot be written: {error}")))
+}
+
+fn is_duplicate(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE_KEY)
+}
+
+/// What the driver reports, in the store's terms.
+fn failure(error: Error) -> StoreError {
+    match *error.kind {
+        kind @ (ErrorKind::Bson(_) | ErrorKind::InvalidResponse { .. }) => {
+            StoreError::Corrupt(kind.to_string())
+        }
+        kind => StoreError::Down(kind.to_string()),
+    }
+}

@@ -1,0 +1,496 @@
+//! Layered configuration: `default.toml`, then `{RUN_MODE}.toml`, then `TSS_*` from the environment.
+//!
+//! Each layer is checked by itself, so that an error names the file (or variable) it stands in. Keys
+//! that the first TSS network had keep their names and meaning.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+use tss_mpc::party::MAX_SIGNERS;
+use tss_mpc::{DerivationPath, EngineId, SignerIndex, Threshold};
+use zeroize::Zeroizing;
+
+/// A text that is not shown: a URI with a password in it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// Where requests are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// MongoDB, shared by any number of managers.
+    Mongodb,
+    /// A file of this process.
+    Embedded,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// A level (`info`) or a filter of `tracing-subscriber` (`info,tss_signer=debug`).
+    pub level: String,
+    /// How the lines look.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// What bounds memory and work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// How many requests a manager drives at the same time; the others wait their turn.
+    pub active: u16,
+    /// How many accepted requests may wait before a manager refuses more.
+    pub pending: u32,
+    /// How many sessions a signer takes part in at the same time.
+    pub sessions: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { active: 48, pending: 10_000, sessions: 256 }
+    }
+}
+
+/// Who may use the manager's API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Anybody who can reach it.
+    None,
+}
+
+macro_rules! config {
+    ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)+ ; $($file:ident = $index:literal),+) => {
+        /// The configuration of manager and signer.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $key: $type,)+
+            $(#[serde(skip_serializing_if = "Option::is_none")] $file: Option<PathBuf>,)+
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($key: $default,)+ $($file: None,)+ }
+            }
+        }
+
+        impl Config {
+            /// The share files by signer: `signer1_key_file` and so on. Where a key is not set, the
+            /// file is `signer{index}.store`.
+            pub fn key_files(&self) -> BTreeMap<SignerIndex, PathBuf> {
+                let named = [$(($index, &self.$file)),+];
+                named
+                    .into_iter()
+                    .filter(|(index, _)| *index <= self.total_parties)
+                    .filter_map(|(index, file)| {
+                        let file = file.clone().unwrap_or_else(|| format!("signer{index}.store").into());
+                        Some((SignerIndex::new(index).ok()?, file))
+                    })
+                    .collect()
+            }
+        }
+    };
+}
+
+config! {
+    /// The cluster's name: lower-case letters, digits and hyphens.
+    cluster: String = "tss".into(),
+    /// The key that signs when a request names none.
+    key: String = "default".into(),
+    /// The threshold protocol.
+    engine: EngineId = EngineId::Dkls23,
+    /// How many signers are needed to sign.
+    threshold: u8 = 2,
+    /// How many signers there are.
+    total_parties: u8 = 3,
+    /// The derivation path when a request names none.
+    path: DerivationPath = DerivationPath::root(),
+    /// Where RabbitMQ is: `amqp://` or `amqps://`.
+    rabbitmq_uri: Secret = "amqp://localhost:5672".into(),
+    /// A file that holds `rabbitmq_uri`; goes before it.
+    rabbitmq_uri_file: Option<PathBuf> = None,
+    /// Where requests are kept: `mongodb` or `embedded`.
+    store: StoreKind = StoreKind::Mongodb,
+    /// Where MongoDB is.
+    mongodb_uri: Secret = "mongodb://localhost:27017".into(),
+    /// A file that holds `mongodb_uri`; goes before it.
+    mongodb_uri_file: Option<PathBuf> = None,
+    /// The database in MongoDB.
+    mongodb_database: String = "tss".into(),
+    /// Where manager and signers keep files of their own.
+    data_dir: PathBuf = "tss-data".into(),
+    /// Where clients find the manager, without the port.
+    manager_url: String = "http://127.0.0.1".into(),
+    /// The port the manager listens on.
+    manager_port: u16 = 8080,
+    /// The address the manager listens on.
+    manager_address: IpAddr = IpAddr::from([127, 0, 0, 1]),
+    /// Who may use the API. `none` has to be written out where the address is not loopback.
+    auth: Option<Auth> = None,
+    /// The port of a signer's health and metrics; 0 for none.
+    signer_port: u16 = 0,
+    /// The address of a signer's health and metrics.
+    signer_address: IpAddr = IpAddr::from([127, 0, 0, 1]),
+    /// A file with `age` identities (X25519) or a passphrase line, for encrypted share files.
+    signer_identity_file: Option<PathBuf> = None,
+    /// Seconds in which a request ends, signed or failed.
+    signing_timeout: u32 = 30,
+    /// Seconds after which an attempt gives way to one with another quorum.
+    attempt_timeout: u32 = 5,
+    /// Hours for which finished requests are kept.
+    retention_hours: u32 = 24 * 7,
+    /// What bounds memory and work.
+    limits: Limits = Limits::default(),
+    /// What is logged, and how.
+    log: LogConfig = LogConfig::default(),
+    ;
+    signer1_key_file = 1, signer2_key_file = 2, signer3_key_file = 3, signer4_key_file = 4,
+    signer5_key_file = 5, signer6_key_file = 6, signer7_key_file = 7, signer8_key_file = 8,
+    signer9_key_file = 9, signer10_key_file = 10, signer11_key_file = 11, signer12_key_file = 12,
+    signer13_key_file = 13, signer14_key_file = 14, signer15_key_file = 15, signer16_key_file = 16
+}
+
+/// Why there is no configuration. Names the key, where it stands, and what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{file}: {error}{hint}")]
+    Unreadable {
+        /// Which.
+        file: String,
+        /// Why.
+        error: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A layer has an unknown key or a value of the wrong type.
+    #[error("{layer}: {problem}")]
+    Layer {
+        /// The file or variable.
+        layer: String,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+    /// A value has the right type and cannot be.
+    #[error("{layer}: `{key}`: {problem}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The file or variable that set it.
+        layer: String,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+}
+
+/// One source of settings.
+struct Layer {
+    name: String,
+    table: Table,
+}
+
+const PREFIX: &str = "TSS_";
+
+impl Config {
+    /// Reads `dir/default.toml`, `dir/{RUN_MODE}.toml` (`development` unless set) and the `TSS_*`
+    /// variables of this process.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        Self::from_layers(dir, std::env::vars())
+    }
+
+    /// As [`Config::load`], with these variables.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn from_layers(dir: &Path, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut env: Vec<(String, String)> = env.into_iter().collect();
+        env.sort();
+        let mode = env.iter().find(|(name, _)| name == "RUN_MODE").map_or("development", |(_, value)| value);
+        if !mode.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+            return Err(ConfigError::Layer {
+                layer: "RUN_MODE".into(),
+                problem: format!("`{mode}` names no file in {}: expected letters, digits, `-` or `_`", dir.display()),
+            });
+        }
+        let mut layers = vec![
+            file_layer(&dir.join("default.toml"), ": run from the project's folder, or name the folder with --config")?,
+            file_layer(&dir.join(format!("{mode}.toml")), ": RUN_MODE names the file without `.toml`")?,
+        ];
+        for (name, value) in &env {
+            if let Some(path) = name.strip_prefix(PREFIX) {
+                layers.push(variable_layer(name, path, value)?);
+            }
+        }
+        let mut merged = Table::new();
+        for layer in &layers {
+            merge(&mut merged, layer.table.clone());
+        }
+        let config: Self = Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Layer {
+            layer: "configuration".into(),
+            problem: error.message().to_owned(),
+        })?;
+        let config = config.with_secret_files(&layers)?;
+        config.check(&layers)?;
+        Ok(config)
+    }
+
+    fn with_secret_files(mut self, layers: &[Layer]) -> Result<Self, ConfigError> {
+        for (file, key, secret) in [
+            (&self.rabbitmq_uri_file, "rabbitmq_uri_file", &mut self.rabbitmq_uri),
+            (&self.mongodb_uri_file, "mongodb_uri_file", &mut self.mongodb_uri),
+        ] {
+            if let Some(file) = file {
+                let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Value {
+                    key,
+                    layer: source(layers, key),
+                    problem: format!("{}: {error}", file.display()),
+                })?;
+                *secret = text.trim().into();
+            }
+        }
+        Ok(self)
+    }
+
+    fn check(&self, layers: &[Layer]) -> Result<(), ConfigError> {
+        let wrong = |key: &'static str, problem: String| {
+            Err(ConfigError::Value { key, layer: source(layers, key), problem })
+        };
+        let name = |text: &str| {
+            (1..=63).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        };
+        if !name(&self.cluster) {
+            return wrong("cluster", "expected 1 to 63 lower-case letters, digits or hyphens".into());
+        }
+        if !name(&self.key) {
+            return wrong("key", "expected 1 to 63 lower-case letters, digits or hyphens".into());
+        }
+        if Threshold::new(2, self.total_parties).is_err() {
+            return wrong("total_parties", format!("{} signers: expected 2 to {MAX_SIGNERS}", self.total_parties));
+        }
+        if Threshold::new(self.threshold, self.total_parties).is_err() {
+            let problem = format!("{}: expected 2 to total_parties = {}", self.threshold, self.total_parties);
+            return wrong("threshold", problem);
+        }
+        if !["amqp://", "amqps://"].iter().any(|scheme| self.rabbitmq_uri.expose().starts_with(scheme)) {
+            return wrong("rabbitmq_uri", "expected amqp://… or amqps://…".into());
+        }
+        if !["mongodb://", "mongodb+srv://"].iter().any(|scheme| self.mongodb_uri.expose().starts_with(scheme)) {
+            return wrong("mongodb_uri", "expected mongodb://… or mongodb+srv://…".into());
+        }
+        if !["http://", "https://"].iter().any(|scheme| self.manager_url.starts_with(scheme)) {
+            return wrong("manager_url", "expected http://… or https://…".into());
+        }
+        for (key, seconds, most) in
+            [("signing_timeout", self.signing_timeout, 3600), ("attempt_timeout", self.attempt_timeout, 600)]
+        {
+            if !(1..=most).contains(&seconds) {
+                return wrong(key, format!("{seconds} seconds: expected 1 to {most}"));
+            }
+        }
+        if self.retention_hours == 0 {
+            return wrong("retention_hours", "expected at least 1 hour".into());
+        }
+        if self.limits.active == 0 || self.limits.pending == 0 || self.limits.sessions == 0 {
+            return wrong("limits", "expected at least 1 of each".into());
+        }
+        if !self.manager_address.is_loopback() && self.auth.is_none() {
+            let problem = format!(
+                "{} is not loopback, so anybody who can reach it could sign: expected `auth = \"none\"` in so many words",
+                self.manager_address
+            );
+            return wrong("manager_address", problem);
+        }
+        Ok(())
+    }
+
+    /// [`Config::signing_timeout`] as a duration.
+    pub fn signing_timeout(&self) -> Duration {
+        Duration::from_secs(self.signing_timeout.into())
+    }
+
+    /// [`Config::attempt_timeout`] as a duration.
+    pub fn attempt_timeout(&self) -> Duration {
+        Duration::from_secs(self.attempt_timeout.into())
+    }
+}
+
+/// The last layer that sets a key.
+fn source(layers: &[Layer], key: &str) -> String {
+    let layer = layers.iter().rev().find(|layer| layer.table.contains_key(key));
+    layer.map_or_else(|| "configuration (by default)".into(), |layer| layer.name.clone())
+}
+
+fn file_layer(path: &Path, hint: &'static str) -> Result<Layer, ConfigError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+        file: name.clone(),
+        error,
+        hint,
+    })?;
+    // Read twice: once as the whole configuration, for an error with line and column.
+    let layer_error =
+        |error: toml::de::Error| ConfigError::Layer { layer: name.clone(), problem: error.to_string() };
+    toml::from_str::<Config>(&text).map_err(layer_error)?;
+    let table = toml::from_str(&text).map_err(layer_error)?;
+    Ok(Layer { name, table })
+}
+
+/// `TSS_LIMITS__ACTIVE=9` sets `active` in `limits`. A value is text where the key takes text, and
+/// whatever it reads as in TOML elsewhere.
+fn variable_layer(name: &str, path: &str, value: &str) -> Result<Layer, ConfigError> {
+    let keys: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
+    let nest = |value: Value| {
+        keys.iter().rev().fold(value, |inner, key| Value::Table(Table::from_iter([(key.clone(), inner)])))
+    };
+    let text = nest(Value::String(value.to_owned()));
+    let candidates = value.parse::<Value>().ok().map(nest).into_iter().chain([text.clone()]);
+    let mut problem = String::new();
+    for candidate in candidates.collect::<Vec<_>>().into_iter().rev() {
+        match (Config::deserialize(candidate.clone()), candidate) {
+            (Ok(_), Value::Table(table)) => return Ok(Layer { name: name.to_owned(), table }),
+            (Ok(_), _) => problem = "expected the name of a key after TSS_".into(),
+            (Err(error), _) => problem = format!("`{}`: {}", keys.join("."), error.message()),
+        }
+    }
+    Err(ConfigError::Layer { layer: name.to_owned(), problem })
+}
+
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(value)) => merge(inner, value),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(default: &str, development: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("default.toml"), default).unwrap();
+        std::fs::write(dir.path().join("development.toml"), development).unwrap();
+        let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        Config::from_layers(dir.path(), env).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_later_layer_goes_before_an_earlier_one_key_by_key() {
+        let config = load(
+            "manager_port = 1\nthreshold = 2\n[limits]\nactive = 1\npending = 2",
+            "manager_port = 2\n[limits]\nactive = 3",
+            &[("TSS_LIMITS__ACTIVE", "4"), ("TSS_CLUSTER", "prod"), ("HOME", "/"), ("TSS_MONGODB_DATABASE", "12")],
+        )
+        .unwrap();
+        assert_eq!((config.manager_port, config.threshold), (2, 2));
+        assert_eq!((config.limits.active, config.limits.pending), (4, 2));
+        assert_eq!((config.cluster.as_str(), config.mongodb_database.as_str()), ("prod", "12"));
+    }
+
+    #[test]
+    fn the_first_networks_example_is_read_as_it_was_written() {
+        let example = r#"
+            mongodb_uri = "mongodb://localhost:27017"
+            rabbitmq_uri = "amqp://localhost:5672"
+            manager_url = "http://127.0.0.1"
+            manager_port = 8080
+            signing_timeout = 30
+            threshold = 2
+            total_parties = 3
+            path = "0/1/2"
+            signer1_key_file = "a.store"
+            signer2_key_file = "signer2.store"
+            signer3_key_file = "signer3.store"
+        "#;
+        let config = load(example, "", &[]).unwrap();
+        assert_eq!(config.path.steps(), [0, 1, 2]);
+        let files: Vec<String> = config.key_files().values().map(|file| file.display().to_string()).collect();
+        assert_eq!(files, ["a.store", "signer2.store", "signer3.store"]);
+    }
+
+    #[test]
+    fn an_error_names_the_key_the_file_and_what_was_expected() {
+        for (default, development, env, parts) in [
+            ("manger_port = 1", "", &[][..], ["default.toml", "manger_port", "manager_port"]),
+            ("", "manager_port = \"x\"", &[], ["development.toml", "manager_port", "u16"]),
+            ("", "threshold = 4", &[], ["development.toml", "threshold", "2 to total_parties = 3"]),
+            ("total_parties = 17", "", &[], ["default.toml", "total_parties", "2 to 16"]),
+            ("path = \"0'/1\"", "", &[], ["default.toml", "path", "hardened"]),
+            ("engine = \"gg18\"", "", &[], ["default.toml", "engine", "dkls23"]),
+            ("[limits]\nactve = 1", "", &[], ["default.toml", "actve", "active"]),
+            ("", "", &[("TSS_MANAGER_PORT", "70000")], ["TSS_MANAGER_PORT", "manager_port", "u16"]),
+            ("", "", &[("TSS_MANAGERPORT", "1")], ["TSS_MANAGERPORT", "managerport", "manager_port"]),
+            ("", "", &[("TSS_LIMITS__X", "1")], ["TSS_LIMITS__X", "limits.x", "active"]),
+            ("", "", &[("TSS_CLUSTER", "A b")], ["TSS_CLUSTER", "cluster", "lower-case"]),
+            ("", "", &[("TSS_RABBITMQ_URI", "http://x")], ["TSS_RABBITMQ_URI", "rabbitmq_uri", "amqp://"]),
+            ("", "manager_address = \"0.0.0.0\"", &[], ["development.toml", "manager_address", "auth"]),
+            ("", "", &[("RUN_MODE", "staging")], ["staging.toml", "No such file", "RUN_MODE"]),
+        ] {
+            let error = load(default, development, env).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "`{part}` is missing in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_can_come_from_a_file_and_is_never_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("uri");
+        std::fs::write(&file, "amqp://user:hunter2@broker\n").unwrap();
+        let config = load("", "", &[("TSS_RABBITMQ_URI_FILE", file.to_str().unwrap())]).unwrap();
+        assert_eq!(config.rabbitmq_uri.expose(), "amqp://user:hunter2@broker");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

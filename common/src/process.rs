@@ -1,0 +1,55 @@
+//! What every long-running program of the network does the same way.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tss_mpc::dkls23::Dkls23;
+use tss_mpc::{Engine, EngineId};
+
+/// Runs a program: chooses the TLS implementation, starts the runtime, and prints an error as one
+/// line with its causes.
+pub fn main<F: Future<Output = anyhow::Result<()>>>(program: impl FnOnce() -> F) -> ExitCode {
+    // An error means that one has been chosen already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the system gives no threads")
+        .and_then(|runtime| runtime.block_on(program()));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A token that is cancelled when the process is asked to stop (SIGINT or SIGTERM).
+///
+/// # Errors
+/// When the signals cannot be listened for.
+pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+/// The engine of this name.
+pub fn engine(id: EngineId) -> Arc<dyn Engine> {
+    match id {
+        EngineId::Dkls23 => Arc::new(Dkls23),
+    }
+}
