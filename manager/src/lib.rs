@@ -1,3 +1,21 @@
-//! The manager of the TSS network.
+//! The manager of the TSS network: takes requests, keeps them, and has them signed.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`api`] | the REST API |
+//! | [`coordinator`] | drives each request to its end |
+//! | [`presence`] | which signers are alive, and which of them sign next |
+//! | [`keys`] | the cluster's keys, as they are on record |
+//! | [`store`] | where requests are kept |
+//! | [`service`] | a manager as a whole: its parts, started and stopped |
+//! | [`metrics`] | what is counted |
 
+pub mod api;
+pub mod coordinator;
+pub mod keys;
+pub mod metrics;
+pub mod presence;
+pub mod service;
 pub mod store;
+
+pub use service::{Manager, ManagerOptions};

@@ -1,1 +1,53 @@
-fn main(){}
+//! `manager`: the REST API and coordination of a TSS network.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tss_common::bus::rabbitmq::{RabbitBus, RabbitOptions};
+use tss_common::config::Config;
+use tss_common::{process, telemetry};
+use tss_manager::{Manager, ManagerOptions, store};
+
+/// The manager of a TSS network: takes signing requests over REST and has them signed.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The folder with default.toml and {RUN_MODE}.toml.
+    #[arg(long, env = "CONFIG_DIR", default_value = "config")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    process::main(run)
+}
+
+async fn run() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = Config::load(&arguments.config)?;
+    telemetry::init_logs(&config.log);
+    let stop = process::stop_on_signal()?;
+
+    let address = SocketAddr::new(config.manager_address, config.manager_port);
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("`manager_port`: cannot listen on {address}"))?;
+    let store = store::open(&config)?;
+    let bus: Arc<RabbitBus> = RabbitBus::connect(RabbitOptions {
+        uri: config.rabbitmq_uri.expose().to_owned(),
+        cluster: config.cluster.clone(),
+        connection_name: "manager".into(),
+    })?;
+    let options = ManagerOptions { config, bus: bus.clone(), store, registry: Registry::new() };
+    let manager = Manager::start(options).await?;
+    tracing::info!(%address, "the manager listens");
+    manager.serve(listener, stop).await?;
+    tracing::info!("stopping");
+    manager.stop().await;
+    tss_common::bus::Bus::close(&*bus).await;
+    Ok(())
+}

@@ -37,8 +37,12 @@ fn sign_machines(
     quorum: &Quorum,
     path: &DerivationPath,
 ) -> Machines<tss_mpc::Signature> {
-    let setup =
-        SignSetup { session: SessionId([2; 32]), quorum: quorum.clone(), digest: [3; 32], path: path.clone() };
+    let setup = SignSetup {
+        session: SessionId([2; 32]),
+        quorum: quorum.clone(),
+        digest: [3; 32],
+        path: path.clone(),
+    };
     quorum.iter().zip(shares).map(|(index, share)| (index, share.sign(setup.clone()).unwrap())).collect()
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Abort, DerivationPath, Machine, Quorum, ShareDocument, ShareError, Signature, SignerIndex, Threshold};
+use crate::{
+    Abort, DerivationPath, Machine, Quorum, ShareDocument, ShareError, Signature, SignerIndex, Threshold,
+};
 
 /// An engine's name, as it stands in configuration, messages and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

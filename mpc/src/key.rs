@@ -26,7 +26,9 @@ pub enum PathError {
     #[error("path step `{0}` is hardened: expected 0 to 2147483647, since no signer holds the private key")]
     Hardened(String),
     /// A step is not a number.
-    #[error("path step `{0}` is malformed: expected numbers separated by `/`, as in `0/1/2`, or `m` for the root key")]
+    #[error(
+        "path step `{0}` is malformed: expected numbers separated by `/`, as in `0/1/2`, or `m` for the root key"
+    )]
     Malformed(String),
     /// It has more than [`MAX_PATH_DEPTH`] steps.
     #[error("the path has {0} steps: expected at most {MAX_PATH_DEPTH}")]
@@ -194,7 +196,14 @@ pub(crate) fn derivation_root(
     public: AffinePoint,
     chain_code: [u8; 32],
 ) -> DerivData<k256::Secp256k1> {
-    DerivData { depth: 0, child_number: 0, parent_fingerprint: [0; 4], poly_point: secret, pk: public, chain_code }
+    DerivData {
+        depth: 0,
+        child_number: 0,
+        parent_fingerprint: [0; 4],
+        poly_point: secret,
+        pk: public,
+        chain_code,
+    }
 }
 
 impl fmt::Display for PublicKey {
@@ -235,7 +244,9 @@ mod tests {
 
     #[test]
     fn a_path_parses_with_or_without_its_root_and_prints_without() {
-        for (text, steps) in [("0/1/2", vec![0, 1, 2]), ("m/44/60/0", vec![44, 60, 0]), ("m", vec![]), ("7", vec![7])] {
+        for (text, steps) in
+            [("0/1/2", vec![0, 1, 2]), ("m/44/60/0", vec![44, 60, 0]), ("m", vec![]), ("7", vec![7])]
+        {
             let path: DerivationPath = text.parse().unwrap();
             assert_eq!(path.steps(), steps);
             assert_eq!(path.to_string().parse::<DerivationPath>().unwrap(), path);

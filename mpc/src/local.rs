@@ -44,7 +44,11 @@ pub fn run_local_with<T: Send>(machines: Machines<T>, on_round: impl FnMut(u8)) 
 /// # Errors
 /// The first abort, and the party it happened at.
 pub fn run_local_sequential<T: Send>(machines: Machines<T>) -> Outcome<T> {
-    run(machines, |_| (), |parties, work| parties.iter_mut().map(|(&index, party)| (index, work(party))).collect())
+    run(
+        machines,
+        |_| (),
+        |parties, work| parties.iter_mut().map(|(&index, party)| (index, work(party))).collect(),
+    )
 }
 
 struct Party<T> {
@@ -82,7 +86,10 @@ type Worked = Vec<(SignerIndex, Result<Vec<Outgoing>, Abort>)>;
 fn run<T: Send>(
     machines: Machines<T>,
     mut on_round: impl FnMut(u8),
-    work_all: impl Fn(&mut BTreeMap<SignerIndex, Party<T>>, fn(&mut Party<T>) -> Result<Vec<Outgoing>, Abort>) -> Worked,
+    work_all: impl Fn(
+        &mut BTreeMap<SignerIndex, Party<T>>,
+        fn(&mut Party<T>) -> Result<Vec<Outgoing>, Abort>,
+    ) -> Worked,
 ) -> Outcome<T> {
     let party = |machine| Party { machine, inbox: VecDeque::new(), started: false, output: None };
     let mut parties: BTreeMap<SignerIndex, Party<T>> =

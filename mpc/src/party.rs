@@ -95,7 +95,11 @@ impl Threshold {
     /// # Errors
     /// [`PartyError::Threshold`] unless 2 ≤ t ≤ n ≤ [`MAX_SIGNERS`].
     pub fn new(t: u8, n: u8) -> Result<Self, PartyError> {
-        if 2 <= t && t <= n && n <= MAX_SIGNERS { Ok(Self { t, n }) } else { Err(PartyError::Threshold { t, n }) }
+        if 2 <= t && t <= n && n <= MAX_SIGNERS {
+            Ok(Self { t, n })
+        } else {
+            Err(PartyError::Threshold { t, n })
+        }
     }
 
     /// How many signers are needed to sign.

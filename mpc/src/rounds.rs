@@ -189,7 +189,8 @@ impl<P: Protocol> RoundMachine<P> {
 
     fn missing(&self, round: u8) -> BTreeSet<SignerIndex> {
         let Some(expected) = self.round(round) else { return BTreeSet::new() };
-        let lacks = |&&from: &&SignerIndex, broadcast| !self.kept.contains_key(&Slot { round, broadcast, from });
+        let lacks =
+            |&&from: &&SignerIndex, broadcast| !self.kept.contains_key(&Slot { round, broadcast, from });
         let broadcast = expected.broadcast.iter().filter(|from| lacks(from, true));
         let direct = expected.direct.iter().filter(|from| lacks(from, false));
         broadcast.chain(direct).copied().collect()
@@ -214,7 +215,8 @@ impl<P: Protocol> RoundMachine<P> {
             return Err(Abort::cheating(from, reason));
         }
         // A round that is over had all its messages, so that another is a second one.
-        let second = round < self.current || self.kept.insert(Slot { round, broadcast, from }, body).is_some();
+        let second =
+            round < self.current || self.kept.insert(Slot { round, broadcast, from }, body).is_some();
         if second { Err(Abort::cheating(from, format!("a second {kind} in round {round}"))) } else { Ok(()) }
     }
 

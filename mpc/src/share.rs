@@ -157,7 +157,8 @@ impl ShareDocument {
     /// [`ShareError::Malformed`] should a value have no JSON form.
     pub fn to_json(&self) -> Result<Zeroizing<Vec<u8>>, ShareError> {
         let mut json = Zeroizing::new(Vec::with_capacity(1 << 16));
-        serde_json::to_writer_pretty(&mut *json, self).map_err(|error| ShareError::Malformed(error.to_string()))?;
+        serde_json::to_writer_pretty(&mut *json, self)
+            .map_err(|error| ShareError::Malformed(error.to_string()))?;
         Ok(json)
     }
 }
@@ -171,17 +172,24 @@ impl CoreShare {
             return inconsistent(format!("signer {index} of a {threshold} key"));
         }
         if !self.public_shares.keys().copied().eq(threshold.signers()) {
-            return inconsistent(format!("expected one public share for each of signers 1 to {}", threshold.n()));
+            return inconsistent(format!(
+                "expected one public share for each of signers 1 to {}",
+                threshold.n()
+            ));
         }
         let own = ProjectivePoint::GENERATOR * *self.secret_share.to_scalar()?;
         if own.to_affine() != *self.public_shares[&index].as_affine() {
-            return inconsistent(format!("the secret share does not give the public share of signer {index}"));
+            return inconsistent(format!(
+                "the secret share does not give the public share of signer {index}"
+            ));
         }
         let n = threshold.n();
         for first in 1..=(n - threshold.t() + 1) {
             let window: Vec<u8> = (first..first + threshold.t()).collect();
             if self.interpolate(&window)?.to_affine() != *self.public_key.as_affine() {
-                return inconsistent(format!("the public shares of signers {window:?} do not give the public key"));
+                return inconsistent(format!(
+                    "the public shares of signers {window:?} do not give the public key"
+                ));
             }
         }
         Ok(())
@@ -199,7 +207,8 @@ impl CoreShare {
             let inverse = Option::<Scalar>::from(denominator.invert())
                 .ok_or_else(|| ShareError::Inconsistent("two signers with one index".into()))?;
             let share = SignerIndex::new(j).ok().and_then(|index| self.public_shares.get(&index));
-            let share = share.ok_or_else(|| ShareError::Inconsistent(format!("no public share of signer {j}")))?;
+            let share =
+                share.ok_or_else(|| ShareError::Inconsistent(format!("no public share of signer {j}")))?;
             sum += ProjectivePoint::from(*share.as_affine()) * (numerator * inverse);
         }
         Ok(sum)

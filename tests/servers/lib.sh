@@ -6,23 +6,24 @@ die() {
     exit 1
 }
 
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
 # apt_install PACKAGE…: installs Debian packages, as root or through sudo.
 apt_install() {
-    local as_root=() log
-    command -v apt-get >/dev/null || die "cannot install $*: there is no apt-get; install it by hand"
-    if ((EUID != 0)); then
-        command -v sudo >/dev/null || die "cannot install $*: neither root nor sudo; run: apt-get install $*"
-        as_root=(sudo)
-    fi
+    local log
+    command -v apt-get >/dev/null || die "$* missing, and no apt-get to install it with"
+    ((EUID == 0)) || command -v sudo >/dev/null || die "$* missing, and no sudo: as root, apt-get install $*"
     echo "installing $*" >&2
     log=$(mktemp)
-    # The lists of a fresh machine are empty or old. An update that fails is no reason to give up yet.
-    "${as_root[@]}" apt-get update >"$log" 2>&1 || true
-    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
+    # A fresh machine has no package lists. Old lists may do when they cannot be updated.
+    as_root apt-get update >"$log" 2>&1 || true
+    if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
         install -y --no-install-recommends "$@" >>"$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"
-        die "cannot install $*: apt-get failed, see above"
+        die "apt-get cannot install $*, see above"
     fi
     rm -f "$log"
 }
@@ -52,13 +53,22 @@ spawn() {
     echo $! >"$pidfile"
 }
 
-# Whether the process of PIDFILE is still the one that spawn started: its number may belong to another
-# by now, and a zombie (nobody may reap it in a container) has no environment any more.
-running() {
-    local pid
-    pid=$(cat "$1" 2>/dev/null) || return 1
-    grep -qszxF "TSS_SERVER_DIR=${1%/*}" "/proc/$pid/environ"
+# gone PID: whether the process has ended, down to its last thread. A zombie has: nobody may reap it in a
+# container.
+gone() {
+    local stat threads=("/proc/$1/task/"*)
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
+    [[ ${stat##*) } == Z* && ${#threads[@]} -le 1 ]]
 }
+
+# running PIDFILE: whether the process that spawn started has not ended. Its number may belong to another
+# by now, which lacks the variable. One that is about to end has no environment any more.
+running() {
+    local pid environ
+    pid=$(cat "$1" 2>/dev/null) && ! gone "$pid" || return 1
+    environ=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ") || return 1
+    [[ -z $environ || $'\n'$environ$'\n' == *$'\n'"TSS_SERVER_DIR=${1%/*}"$'\n'* ]]
+} 2>/dev/null
 
 # await PIDFILE SECONDS COMMAND…: until COMMAND succeeds; fails when the process ends or time runs out.
 # Only for a process that this script itself started.
@@ -72,18 +82,20 @@ await() {
     done
 }
 
-# end PIDFILE: ends the process and waits for it; by force when it takes more than 30 s.
+# end PIDFILE: ends the process and waits until it is gone; by force when that takes more than 30 s.
 end() {
-    local signal=TERM deadline=$((SECONDS + 30))
-    while running "$1"; do
-        if [[ -n $signal ]]; then
-            kill "-$signal" "$(cat "$1")" 2>/dev/null || true
-            signal=
-        elif ((SECONDS >= deadline)); then
-            echo "${0##*/}: ${1##*/} takes too long to end, killing it" >&2
-            signal=KILL deadline=$((SECONDS + 30))
-        fi
-        sleep 0.1
-    done
+    local pid deadline=$((SECONDS + 30))
+    if running "$1"; then
+        pid=$(cat "$1")
+        kill "$pid" 2>/dev/null || true
+        until gone "$pid"; do
+            if ((SECONDS >= deadline)); then
+                echo "${0##*/}: $pid (${1##*/}) does not end, killing it" >&2
+                kill -KILL "$pid" 2>/dev/null || true
+                deadline=$((SECONDS + 30))
+            fi
+            sleep 0.1
+        done
+    fi
     rm -f "$1"
 }

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -132,8 +132,13 @@ impl Bus for MemoryBus {
                 }
             }
             Address::Requests(_) | Address::Results => {
-                let serving =
-                    serve_durable(self.queue(at), deliveries, capacity, Arc::clone(&self.dead), self.closed.clone());
+                let serving = serve_durable(
+                    self.queue(at),
+                    deliveries,
+                    capacity,
+                    Arc::clone(&self.dead),
+                    self.closed.clone(),
+                );
                 tokio::spawn(serving);
             }
             Address::Rounds(_) => {
@@ -305,7 +310,7 @@ async fn serve_durable(
 ) {
     let mut held = FuturesUnordered::new();
     let mut serving = true;
-    loop {
+    while serving || !held.is_empty() {
         tokio::select! {
             biased;
             () = closed.cancelled() => break,
@@ -325,7 +330,6 @@ async fn serve_durable(
                 message.deliveries += 1;
                 held.push(settled.map(move |settled| (message, settled.unwrap_or(Settlement::Requeue))));
             }
-            else => break,
         }
     }
 }

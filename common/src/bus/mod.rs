@@ -56,6 +56,16 @@ pub enum Address {
     Presence,
 }
 
+impl Address {
+    /// Whether a message is stored before publishing returns, and kept until it is acknowledged.
+    pub fn is_durable(self) -> bool {
+        match self {
+            Self::Requests(_) | Self::Results => true,
+            Self::Rounds(_) | Self::Presence => false,
+        }
+    }
+}
+
 /// Why a message was not published, or a subscription not made.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BusError {

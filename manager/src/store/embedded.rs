@@ -295,7 +295,7 @@ impl EmbeddedStore {
         let answer = async {
             let writes = self.writes.as_ref().ok_or_else(ended)?;
             writes.send(Write { bytes, apply }).await.map_err(|_| ended())?;
-            receiver.await.map_err(|_| ended())?
+            receiver.await.map_err(|_| StoreError::Down("the write was given up".to_owned()))?
         };
         timeout(OPERATION_TIMEOUT, answer)
             .await
@@ -335,6 +335,9 @@ fn write_all(database: &Database, mut queue: mpsc::Receiver<Write>) {
         }
         let mut answers = Vec::with_capacity(batch.len());
         let committed = commit_together(database, batch, &mut answers);
+        if let Err(error) = &committed {
+            tracing::error!(%error, "the store cannot write");
+        }
         for answer in answers {
             answer(committed.clone());
         }
@@ -391,6 +394,10 @@ impl<'t> Tables<'t> {
 
 #[async_trait]
 impl Store for EmbeddedStore {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn insert(&self, request: &Request) -> Result<Inserted, StoreError> {
         let id = request.id.as_u128();
         let key = request.idempotency.as_ref().map(|idempotency| idempotency.key.clone());

@@ -7,11 +7,13 @@
 //! A signature costs three operations: [`Store::insert`], [`Store::begin_attempt`] and
 //! [`Store::finish`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tss_common::config::{Config, StoreKind};
 use tss_common::intent::Intent;
 use tss_mpc::{PublicKey, Quorum, Signature, Threshold};
 use uuid::Uuid;
@@ -161,6 +163,13 @@ pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keeps requests and keys.
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// Makes the store ready for the first request: indexes, and whatever else it needs. Called at
+    /// start, again until it succeeds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn prepare(&self) -> Result<(), StoreError>;
+
     /// Stores a new request. A request whose id is there already (a retry) counts as stored.
     ///
     /// # Errors
@@ -178,7 +187,13 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn begin_attempt(&self, id: Uuid, holder: Uuid, attempt: u32, quorum: &Quorum) -> Result<bool, StoreError>;
+    async fn begin_attempt(
+        &self,
+        id: Uuid,
+        holder: Uuid,
+        attempt: u32,
+        quorum: &Quorum,
+    ) -> Result<bool, StoreError>;
 
     /// Ends a request in the finished state `state`. `false` when it had ended before (or is not there);
     /// nothing is then changed.
@@ -192,7 +207,12 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn take_over(&self, now: Timestamp, lease: &Lease, limit: usize) -> Result<Vec<Request>, StoreError>;
+    async fn take_over(
+        &self,
+        now: Timestamp,
+        lease: &Lease,
+        limit: usize,
+    ) -> Result<Vec<Request>, StoreError>;
 
     /// Prolongs the lease of every unfinished request that `lease.holder` drives.
     ///
@@ -223,4 +243,21 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// The store that the configuration names.
+///
+/// # Errors
+/// [`StoreError`] when the URI is malformed or the file cannot be used.
+pub fn open(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match config.store {
+        StoreKind::Mongodb => {
+            Arc::new(mongo::MongoStore::connect(config.mongodb_uri.expose(), &config.mongodb_database)?)
+        }
+        StoreKind::Embedded => {
+            std::fs::create_dir_all(&config.data_dir)
+                .map_err(|error| StoreError::Down(format!("{}: {error}", config.data_dir.display())))?;
+            Arc::new(embedded::EmbeddedStore::open(&config.data_dir.join("manager.redb"))?)
+        }
+    })
 }

@@ -8,7 +8,7 @@
 //! Times are text with nine decimals: exact, readable, and in order when compared as text.
 
 use std::fmt;
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -41,8 +41,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MAJORITY_TIMEOUT: Duration = Duration::from_secs(4);
 /// How many connections there are at most.
 const CONNECTIONS: u32 = 64;
-/// How many requests are removed at a time.
-const EXPIRE_BATCH: i64 = 1000;
+/// How many requests are removed at a time, more only when they ended at the same moment.
+const EXPIRE_BATCH: u64 = 1000;
 /// How long to wait for a document that is in the way of an insertion to reach a majority.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 /// What the server calls an insertion that a unique index forbids.
@@ -58,8 +58,10 @@ pub struct MongoStore {
 struct Collections {
     database: Database,
     requests: Collection<Stored>,
-    /// The same, to find out ids alone.
+    /// The same, to look at ids alone.
     ids: Collection<Id>,
+    /// The same, to look at times alone.
+    ends: Collection<End>,
     keys: Collection<StoredKey>,
 }
 
@@ -95,6 +97,12 @@ struct StoredLease {
 struct Id {
     #[serde(rename = "_id")]
     id: bson::Uuid,
+}
+
+/// When the request of a document ended.
+#[derive(Deserialize)]
+struct End {
+    finished_at: Time,
 }
 
 /// A key as a document.
@@ -255,8 +263,9 @@ impl MongoStore {
                 options.write_concern = Some(majority.w_timeout(MAJORITY_TIMEOUT).build());
                 let database = Client::with_options(options).map_err(failure)?.database(&self.database);
                 let requests = database.collection("signing_requests");
-                let (ids, keys) = (requests.clone_with_type(), database.collection("keys"));
-                Ok(Collections { database, requests, ids, keys })
+                let (ids, ends) = (requests.clone_with_type(), requests.clone_with_type());
+                let keys = database.collection("keys");
+                Ok(Collections { database, requests, ids, ends, keys })
             })
             .await
     }
@@ -283,6 +292,10 @@ impl MongoStore {
 
 #[async_trait]
 impl Store for MongoStore {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        Self::prepare(self).await
+    }
+
     async fn insert(&self, request: &Request) -> Result<Inserted, StoreError> {
         within(async {
             let requests = &self.collections().await?.requests;
@@ -355,7 +368,8 @@ impl Store for MongoStore {
         within(async {
             let Collections { requests, ids, .. } = self.collections().await?;
             let found = ids.find(lapsed.clone()).projection(doc! { "_id": 1 });
-            let ids = collect_ids(found.sort(oldest_first.clone()).limit(limit)).await?;
+            let found = found.sort(oldest_first.clone()).limit(limit).await.map_err(failure)?;
+            let ids: Vec<_> = found.map_ok(|found| found.id).try_collect().await.map_err(failure)?;
             if ids.is_empty() {
                 return Ok(Vec::new());
             }
@@ -389,22 +403,27 @@ impl Store for MongoStore {
 
     async fn expire(&self, before: Timestamp) -> Result<u64, StoreError> {
         let start = Instant::now();
+        let old = doc! { "finished": true, "finished_at": { "$lt": Time(before) } };
         let mut removed = 0;
         while start.elapsed() < OPERATION_TIMEOUT {
-            let filter = doc! { "finished": true, "finished_at": { "$lt": Time(before) } };
-            let deleted = within(async {
-                let Collections { requests, ids, .. } = self.collections().await?;
-                let old = ids.find(filter).projection(doc! { "_id": 1 }).limit(EXPIRE_BATCH);
-                let ids = collect_ids(old).await?;
-                if ids.is_empty() {
-                    return Ok(None);
-                }
-                let outcome = requests.delete_many(doc! { "_id": { "$in": ids } }).await.map_err(failure)?;
-                Ok(Some(outcome.deleted_count))
+            let (deleted, last) = within(async {
+                let Collections { requests, ends, .. } = self.collections().await?;
+                // Up to the end of the last of a batch, or all when there are fewer.
+                let end = ends.find_one(old.clone()).projection(doc! { "finished_at": 1 });
+                let end =
+                    end.sort(doc! { "finished_at": 1 }).skip(EXPIRE_BATCH - 1).await.map_err(failure)?;
+                let some = match &end {
+                    Some(end) => doc! { "finished": true, "finished_at": { "$lte": end.finished_at } },
+                    None => old.clone(),
+                };
+                let outcome = requests.delete_many(some).await.map_err(failure)?;
+                Ok((outcome.deleted_count, end.is_none()))
             })
             .await?;
-            let Some(deleted) = deleted else { break };
             removed += deleted;
+            if last {
+                break;
+            }
         }
         Ok(removed)
     }
@@ -459,12 +478,6 @@ async fn within<T>(operation: impl Future<Output = Result<T, StoreError>>) -> Re
     timeout(OPERATION_TIMEOUT, operation)
         .await
         .map_err(|_| StoreError::Down(format!("no answer within {OPERATION_TIMEOUT:?}")))?
-}
-
-async fn collect_ids(
-    found: impl IntoFuture<Output = Result<mongodb::Cursor<Id>, Error>>,
-) -> Result<Vec<bson::Uuid>, StoreError> {
-    found.await.map_err(failure)?.map_ok(|found| found.id).try_collect().await.map_err(failure)
 }
 
 fn uuid(id: Uuid) -> bson::Uuid {

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Correlations, blame, check_parties, parameters, party_index};
-use crate::rounds::{Body, Protocol, Received, Round, RoundMachine, Turn, encode};
+use super::{Correlations, blame, check_parties, parameters, party_index, signer_index};
+use crate::rounds::{Body, Protocol, Received, Round, RoundMachine, Turn, decode, encode};
 use crate::share::{CoreShare, EngineParts, SecretShare, VERSION};
 use crate::{Abort, KeygenSetup, PublicKey, Recipient, Scheme, SetupError, ShareDocument, SignerIndex};
 
@@ -153,8 +153,9 @@ impl Keygen {
         for (from, bytes) in received.decode_direct::<[u8; 32]>()? {
             let bytes = Zeroizing::new(bytes);
             let fragment = Option::<Scalar>::from(Scalar::from_repr((*bytes).into()));
-            fragments
-                .push(fragment.ok_or_else(|| Abort::cheating(from, "a share that is not below the group order"))?);
+            fragments.push(
+                fragment.ok_or_else(|| Abort::cheating(from, "a share that is not below the group order"))?,
+            );
         }
         fragments.push(*mem::take(&mut self.own_fragment));
 
@@ -169,9 +170,8 @@ impl Keygen {
         self.commitments.insert(self.setup.index, commitments);
 
         let mut send = vec![(Recipient::All, broadcast)];
-        for (&to, message) in self.others.iter().zip(&zero) {
-            debug_assert_eq!(message.parties.receiver, party_index(to));
-            send.push((Recipient::One(to), encode(message)?));
+        for message in &zero {
+            send.push((Recipient::One(signer_index(message.parties.receiver)?), encode(message)?));
         }
         Ok(Turn::send(send))
     }
@@ -198,9 +198,13 @@ impl Keygen {
         let broadcast = encode(&Openings { proof, derivation })?;
         self.transcript.add(3, index, &broadcast);
         let mut send = vec![(Recipient::All, broadcast)];
-        for ((&to, zero), mul) in self.others.iter().zip(zero).zip(mul) {
-            debug_assert_eq!((zero.parties.receiver, mul.parties.receiver), (party_index(to), party_index(to)));
-            send.push((Recipient::One(to), encode(&PairSetup { zero, mul })?));
+        let mut mul: BTreeMap<_, _> = mul.into_iter().map(|mul| (mul.parties.receiver, mul)).collect();
+        for zero in zero {
+            let receiver = zero.parties.receiver;
+            let mul = mul.remove(&receiver);
+            let mul =
+                mul.ok_or_else(|| Abort::local(format!("no oblivious transfers for signer {receiver}")))?;
+            send.push((Recipient::One(signer_index(receiver)?), encode(&PairSetup { zero, mul })?));
         }
         Ok(Turn::send(send))
     }
@@ -233,7 +237,7 @@ impl Keygen {
         }
         self.transcript.add_all(3, received.broadcast());
         // Our own, as the others see it.
-        let own = self.transcript.0.get(&(3, index)).and_then(|body| crate::rounds::decode::<Openings>(body));
+        let own = self.transcript.0.get(&(3, index)).and_then(|body| decode::<Openings>(body));
         let own = own.ok_or_else(|| Abort::local("no opening of our own"))?;
         proofs.push((index, own.proof));
         derivations.insert(party_index(index), own.derivation);
@@ -241,7 +245,8 @@ impl Keygen {
         let mut proof_commitments = Vec::with_capacity(proofs.len());
         for (from, proof) in proofs {
             let commitments = self.commitments.get(&from);
-            let commitments = commitments.ok_or_else(|| Abort::local(format!("no commitment of signer {from}")))?;
+            let commitments =
+                commitments.ok_or_else(|| Abort::local(format!("no commitment of signer {from}")))?;
             derivation_commitments.insert(party_index(from), commitments.derivation.clone());
             proof_commitments.push(ProofCommitment {
                 index: party_index(from),

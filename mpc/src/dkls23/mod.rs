@@ -78,7 +78,8 @@ impl Correlations {
     }
 
     fn from_text(text: &str) -> Result<Self, ShareError> {
-        let malformed = |what: &str| ShareError::Malformed(format!("the part of the engine `dkls23` is {what}"));
+        let malformed =
+            |what: &str| ShareError::Malformed(format!("the part of the engine `dkls23` is {what}"));
         let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 4 * 3 + 3));
         BASE64.decode_vec(text, &mut bytes).map_err(|_| malformed("not base64"))?;
         rounds::decode(&bytes).ok_or_else(|| malformed("truncated or of another format"))
@@ -95,7 +96,8 @@ impl Correlations {
         if !seeds.into_iter().eq(others().map(|other| (other, me < other))) {
             return inconsistent("expected one zero-share seed with each other signer");
         }
-        if !self.mul_senders.keys().copied().eq(others()) || !self.mul_receivers.keys().copied().eq(others()) {
+        if !self.mul_senders.keys().copied().eq(others()) || !self.mul_receivers.keys().copied().eq(others())
+        {
             return inconsistent("expected oblivious transfers in both directions with each other signer");
         }
         let damaged = self.mul_senders.values().any(|sender| sender.check_state().is_err())
@@ -161,13 +163,17 @@ impl Share {
 }
 
 fn only<T: Clone>(all: &BTreeMap<PartyIndex, T>, with: &BTreeSet<PartyIndex>) -> BTreeMap<PartyIndex, T> {
-    all.iter().filter(|(index, _)| with.contains(index)).map(|(&index, value)| (index, value.clone())).collect()
+    all.iter()
+        .filter(|(index, _)| with.contains(index))
+        .map(|(&index, value)| (index, value.clone()))
+        .collect()
 }
 
 impl SigningShare for Share {
     fn sign(&self, setup: SignSetup) -> Result<Box<dyn Machine<Output = Signature>>, SetupError> {
         let (quorum, threshold) = (&setup.quorum, self.threshold);
-        if quorum.len() != usize::from(threshold.t()) || !quorum.iter().all(|index| threshold.contains(index)) {
+        if quorum.len() != usize::from(threshold.t()) || !quorum.iter().all(|index| threshold.contains(index))
+        {
             return Err(SetupError::Quorum { quorum: setup.quorum, threshold });
         }
         if !quorum.contains(self.index) {
@@ -182,6 +188,11 @@ impl SigningShare for Share {
 
 fn party_index(index: SignerIndex) -> PartyIndex {
     PartyIndex::new(index.get()).expect("a signer index is at least 1")
+}
+
+/// The other way, for what the crate yields itself.
+fn signer_index(index: PartyIndex) -> Result<SignerIndex, Abort> {
+    SignerIndex::new(index.as_u8()).map_err(|error| Abort::local(error.to_string()))
 }
 
 fn parameters(threshold: Threshold) -> Parameters {

@@ -9,7 +9,7 @@ use dkls23::protocols::signing::{
 use dkls23::protocols::{Party, PartyIndex};
 use k256::Secp256k1;
 
-use super::{blame, check_parties, party_index};
+use super::{blame, check_parties, party_index, signer_index};
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::{Abort, PublicKey, Recipient, SetupError, SignSetup, Signature, SignerIndex};
 
@@ -31,8 +31,15 @@ pub(super) fn machine(
         Round::direct(others.iter().copied()),
         Round::broadcast(others.iter().copied()),
     ];
-    let sign =
-        Sign { party, data, public_key, digest: setup.digest, index, others: others.clone(), state: State::Begin };
+    let sign = Sign {
+        party,
+        data,
+        public_key,
+        digest: setup.digest,
+        index,
+        others: others.clone(),
+        state: State::Begin,
+    };
     Ok(RoundMachine::new(sign, others, rounds))
 }
 
@@ -88,10 +95,8 @@ impl Sign {
             check_parties(&message.parties, from, self.index)?;
         }
         let messages: Vec<_> = messages.into_values().collect();
-        let (unique, kept, send) = self
-            .party
-            .sign_phase2(&self.data, unique, kept, &messages)
-            .map_err(|abort| self.blame(abort))?;
+        let (unique, kept, send) =
+            self.party.sign_phase2(&self.data, unique, kept, &messages).map_err(|abort| self.blame(abort))?;
         self.state = State::Multiplied(unique, kept);
         let send: Result<_, Abort> =
             send.iter().map(|message| direct(message.parties.receiver, message)).collect();
@@ -109,10 +114,8 @@ impl Sign {
             check_parties(&message.parties, from, self.index)?;
         }
         let messages: Vec<_> = messages.into_values().collect();
-        let (x, own) = self
-            .party
-            .sign_phase3(&self.data, unique, kept, &messages)
-            .map_err(|abort| self.blame(abort))?;
+        let (x, own) =
+            self.party.sign_phase3(&self.data, unique, kept, &messages).map_err(|abort| self.blame(abort))?;
         let send = vec![(Recipient::All, encode(&own)?)];
         self.state = State::Contributed(x, own);
         Ok(Turn::send(send))
@@ -144,6 +147,5 @@ impl Sign {
 }
 
 fn direct<T: serde::Serialize>(to: PartyIndex, message: &T) -> Result<(Recipient, Vec<u8>), Abort> {
-    let to = SignerIndex::new(to.as_u8()).map_err(|error| Abort::local(error.to_string()))?;
-    Ok((Recipient::One(to), encode(message)?))
+    Ok((Recipient::One(signer_index(to)?), encode(message)?))
 }

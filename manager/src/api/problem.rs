@@ -1,0 +1,150 @@
+//! Every answer that is not what was asked for: `application/problem+json` (RFC 9457).
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::coordinator::SubmitError;
+use crate::store::StoreError;
+
+/// What kinds of problems there are. Their `type` never changes, so that programs can tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The path is not part of the API.
+    NoSuchRoute,
+    /// The path is, with another method.
+    MethodNotAllowed,
+    /// The id is not a UUID.
+    MalformedId,
+    /// No request has this id.
+    UnknownRequest,
+    /// The body is not JSON.
+    MalformedJson,
+    /// The body is not declared to be JSON.
+    NotJson,
+    /// The body is too long.
+    BodyTooLarge,
+    /// A field or parameter is unknown, missing or impossible.
+    InvalidRequest,
+    /// The idempotency key stands for another request.
+    IdempotencyConflict,
+    /// The request ended without a signature.
+    RequestFailed,
+    /// A part that is needed cannot be reached.
+    Unavailable,
+    /// Too many requests are waiting.
+    Overloaded,
+    /// It took too long.
+    TimedOut,
+    /// An error in this software.
+    Internal,
+}
+
+impl Kind {
+    /// Status, last part of the type, title.
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::NoSuchRoute => (StatusCode::NOT_FOUND, "no-such-route", "No such route"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::MalformedId => (StatusCode::BAD_REQUEST, "malformed-id", "The request id is not a UUID"),
+            Self::UnknownRequest => (StatusCode::NOT_FOUND, "unknown-request", "No request has this id"),
+            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
+            Self::NotJson => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", "The body is not declared as application/json")
+            }
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
+            Self::InvalidRequest => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "The request is invalid"),
+            Self::IdempotencyConflict => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-conflict",
+                "The idempotency key was used for another request",
+            ),
+            Self::RequestFailed => (StatusCode::CONFLICT, "request-failed", "The request ended without a signature"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A needed part is unreachable"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests are waiting"),
+            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "timed-out", "The request took too long"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+        }
+    }
+
+    /// The last part of the type, as it stands in metrics.
+    pub fn name(self) -> &'static str {
+        self.parts().1
+    }
+}
+
+/// A problem, as it is answered.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: Kind,
+    detail: Option<String>,
+    retry_after: Option<u32>,
+}
+
+impl Problem {
+    /// A problem with what was wrong and what was expected.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: Some(detail.into()), retry_after: None }
+    }
+
+    /// When to try again, in seconds.
+    pub fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// Which kind it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl From<Kind> for Problem {
+    fn from(kind: Kind) -> Self {
+        Self { kind, detail: None, retry_after: None }
+    }
+}
+
+/// The store's own words stay in the log.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Down(_) => Self::new(Kind::Unavailable, "the store is unreachable").retry_after(2),
+            StoreError::Corrupt(_) => {
+                tracing::error!(%error, "the store");
+                Kind::Internal.into()
+            }
+        }
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Unavailable(part) => Self::new(Kind::Unavailable, part).retry_after(2),
+            SubmitError::Overloaded(_) => Self::new(Kind::Overloaded, error.to_string()).retry_after(1),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            r#type: String,
+            title: &'a str,
+            status: u16,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            detail: Option<String>,
+        }
+        let (status, name, title) = self.kind.parts();
+        let r#type = format!("urn:tss-network:problem:{name}");
+        let body = Body { r#type, title, status: status.as_u16(), detail: self.detail };
+        let mut response = (status, axum::Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

@@ -1,0 +1,237 @@
+//! `POST /sign`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use tss_common::config::Config;
+use tss_common::intent::{HashAlgorithm, Intent};
+use tss_mpc::DerivationPath;
+use uuid::Uuid;
+
+use super::MAX_BODY;
+use super::problem::{Kind, Problem};
+use crate::service::Shared;
+use crate::store::{Idempotency, Inserted, Progress, Request, State as RequestState};
+
+/// The longest idempotency key, in bytes.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// What a caller wants signed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignBody {
+    /// The message, in `encoding`.
+    pub message: String,
+    /// How the message is written.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// How it becomes the digest that is signed.
+    #[serde(default)]
+    pub hash: HashAlgorithm,
+    /// Which key signs; the configured one where absent.
+    pub key: Option<String>,
+    /// Which derived key signs; the configured one where absent.
+    pub path: Option<DerivationPath>,
+    /// When the wish lapses.
+    pub not_after: Option<Timestamp>,
+}
+
+/// How bytes are written in a JSON text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// The text's own UTF-8 bytes.
+    #[default]
+    Utf8,
+    /// Hex digits, with or without `0x`.
+    Hex,
+    /// Standard base64 with padding.
+    Base64,
+}
+
+impl Encoding {
+    fn decode(self, text: &str) -> Result<Vec<u8>, Problem> {
+        let wrong = |expected: &str, error: &dyn std::fmt::Display| {
+            Problem::new(Kind::InvalidRequest, format!("`message`: {error}: expected {expected}"))
+        };
+        match self {
+            Self::Utf8 => Ok(text.as_bytes().to_vec()),
+            Self::Hex => hex::decode(text.strip_prefix("0x").unwrap_or(text))
+                .map_err(|error| wrong("an even number of hex digits", &error)),
+            Self::Base64 => {
+                STANDARD.decode(text).map_err(|error| wrong("standard base64 with padding (RFC 4648)", &error))
+            }
+        }
+    }
+}
+
+/// A request that was accepted.
+#[derive(Debug, Serialize)]
+pub struct Accepted {
+    /// Its id.
+    pub request_id: Uuid,
+    /// How far it is.
+    pub status: &'static str,
+}
+
+/// Accepts a request: 201, or 200 if the idempotency key was used for the same one before.
+pub async fn sign(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    match accept(&shared, &headers, body).await {
+        Ok(response) => response,
+        Err(problem) => {
+            shared.metrics.rejected.with_label_values(&[problem.kind().name()]).inc();
+            problem.into_response()
+        }
+    }
+}
+
+async fn accept(
+    shared: &Arc<Shared>,
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let body = parse(headers, body)?;
+    let idempotency_key = idempotency_key(headers)?;
+    let request = build(body, idempotency_key, &shared.config, Timestamp::now())?;
+    let key = &request.intent.key;
+    if *key != shared.config.key && shared.keys.get(key).is_none() {
+        return Err(Problem::new(Kind::InvalidRequest, format!("`key`: the cluster has no key `{key}`")));
+    }
+    let (id, asked) = (request.id, request.idempotency.clone());
+    let mut request = request;
+    request.lease = shared.coordinator.lease();
+    let (status, id, state) = match shared.coordinator.submit(request).await? {
+        Inserted::New => (StatusCode::CREATED, id, "Pending"),
+        Inserted::Existing(existing) if existing.idempotency == asked => {
+            (StatusCode::OK, existing.id, existing.progress.state.name())
+        }
+        Inserted::Existing(existing) => {
+            let detail = format!("request {} has this key and asks for something else", existing.id);
+            return Err(Problem::new(Kind::IdempotencyConflict, detail));
+        }
+    };
+    let location = [(header::LOCATION, format!("/status/{id}"))];
+    Ok((status, location, Json(Accepted { request_id: id, status: state })).into_response())
+}
+
+fn parse(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<SignBody, Problem> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Kind::BodyTooLarge, format!("expected at most {MAX_BODY} bytes")),
+        _ => Problem::new(Kind::MalformedJson, "the body could not be read"),
+    })?;
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Problem::new(Kind::NotJson, "expected the header `content-type: application/json`"));
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        let kind = if error.is_data() { Kind::InvalidRequest } else { Kind::MalformedJson };
+        Problem::new(kind, error.to_string())
+    })
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()));
+    let expected = || format!("`idempotency-key`: expected 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters");
+    key.map(|key| Some(key.to_owned())).ok_or_else(|| Problem::new(Kind::InvalidRequest, expected()))
+}
+
+/// The request that a body asks for.
+fn build(
+    body: SignBody,
+    idempotency_key: Option<String>,
+    config: &Config,
+    now: Timestamp,
+) -> Result<Request, Problem> {
+    let invalid = |detail: String| Problem::new(Kind::InvalidRequest, detail);
+    let message = body.encoding.decode(&body.message)?;
+    let digest = body.hash.digest(&message).map_err(|error| invalid(format!("`message`: {error}")))?;
+    if let Some(time) = body.not_after.filter(|&time| time <= now) {
+        return Err(invalid(format!("`not_after`: {time} has passed: expected a time after {now}")));
+    }
+    let intent = Intent {
+        cluster: config.cluster.clone(),
+        key: body.key.unwrap_or_else(|| config.key.clone()),
+        path: body.path.unwrap_or_else(|| config.path.clone()),
+        hash: body.hash,
+        digest,
+        not_after: body.not_after,
+    };
+    let timeout = SignedDuration::try_from(config.signing_timeout()).unwrap_or(SignedDuration::MAX);
+    let deadline = now.saturating_add(timeout).unwrap_or(Timestamp::MAX);
+    Ok(Request {
+        id: Uuid::new_v4(),
+        idempotency: idempotency_key.map(|key| Idempotency { key, body_hash: intent.hash() }),
+        created_at: now,
+        deadline: body.not_after.map_or(deadline, |time| time.min(deadline)),
+        progress: Progress { attempts: 0, quorum: None, state: RequestState::Pending },
+        lease: crate::store::Lease { holder: Uuid::nil(), until: now },
+        intent,
+        message,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(body: serde_json::Value) -> Result<Request, String> {
+        let body: SignBody = serde_json::from_value(body).map_err(|error| error.to_string())?;
+        build(body, Some("k".into()), &Config::default(), Timestamp::UNIX_EPOCH).map_err(|problem| format!("{problem:?}"))
+    }
+
+    #[test]
+    fn one_message_in_three_encodings_is_one_intent() {
+        let intents = [
+            serde_json::json!({"message": "Sunil"}),
+            serde_json::json!({"message": "0x53756e696c", "encoding": "hex", "hash": "sha256"}),
+            serde_json::json!({"message": "U3VuaWw=", "encoding": "base64", "path": "m"}),
+        ]
+        .map(|body| request(body).unwrap().intent.hash());
+        assert_eq!(intents[0], intents[1]);
+        assert_eq!(intents[0], intents[2]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_was_expected() {
+        for (body, parts) in [
+            (serde_json::json!({}), ["message", "missing"]),
+            (serde_json::json!({"message": "a", "hsh": "none"}), ["hsh", "`hash`"]),
+            (serde_json::json!({"message": "a", "hash": "md5"}), ["md5", "keccak256"]),
+            (serde_json::json!({"message": "a", "encoding": "latin1"}), ["latin1", "base64"]),
+            (serde_json::json!({"message": "abc", "encoding": "hex"}), ["message", "even number of hex"]),
+            (serde_json::json!({"message": "a", "path": "0'/1"}), ["0'", "hardened"]),
+            (serde_json::json!({"message": "a", "path": "x"}), ["x", "as in `0/1/2`"]),
+            (serde_json::json!({"message": "ab", "encoding": "hex", "hash": "none"}), ["32 bytes", "got 1"]),
+            (serde_json::json!({"message": "a", "not_after": "1969-01-01T00:00:00Z"}), ["not_after", "has passed"]),
+            (serde_json::json!({"message": "a", "not_after": 7}), ["invalid type", "RFC"]),
+        ] {
+            let error = request(body.clone()).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "`{part}` is missing in: {error} for {body}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_callers_own_expiry_shortens_the_deadline() {
+        let soon = request(serde_json::json!({"message": "a", "not_after": "1970-01-01T00:00:05Z"})).unwrap();
+        assert_eq!(soon.deadline, Timestamp::from_second(5).unwrap());
+        let late = request(serde_json::json!({"message": "a", "not_after": "2970-01-01T00:00:05Z"})).unwrap();
+        assert_eq!(late.deadline, Timestamp::from_second(30).unwrap());
+    }
+}

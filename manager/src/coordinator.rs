@@ -1,0 +1,635 @@
+//! Drives each request to its end.
+//!
+//! A request is stored before it is acknowledged, and driven by one manager at a time, which holds a
+//! lease on it. Driving means: choose a quorum, begin an attempt, wait for its outcome, try another
+//! quorum if there is none; until there is a signature, or the deadline has passed. Whatever part is
+//! away meanwhile is waited for.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+use tss_common::backoff::Backoff;
+use tss_common::bus::{Address, Bus, BusState};
+use tss_common::wire::{self, Attempt, Ending, Notice, Outcome};
+use tss_mpc::{Abort, Blame, EngineId, PublicKey, Quorum, Signature, SignerIndex};
+use uuid::Uuid;
+
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::presence::Presence;
+use crate::store::{Inserted, KeyRecord, Lease, Progress, Request, State, Store, StoreError};
+
+/// For how long a lease holds without being renewed.
+const LEASE: SignedDuration = SignedDuration::from_secs(3);
+
+/// How often leases are renewed, and lapsed ones looked for.
+const LEASE_ROUND: Duration = Duration::from_secs(1);
+
+/// How many requests are taken over at once.
+const TAKE_OVER: usize = 256;
+
+/// How much longer than the signers a manager waits for an attempt's outcome: they say themselves who
+/// did not answer.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How many outcomes wait for one request.
+const OUTCOMES: usize = 64;
+
+/// How many finished requests are kept in memory, and up to which message size.
+const RECENT: usize = 8192;
+const RECENT_MESSAGE: usize = 4096;
+
+/// What bounds a coordinator.
+#[derive(Clone, Debug)]
+pub struct CoordinatorOptions {
+    /// The protocol that signs.
+    pub engine: EngineId,
+    /// How long an attempt may take.
+    pub attempt_timeout: Duration,
+    /// How many requests are driven at the same time.
+    pub active: u16,
+    /// How many accepted requests may wait.
+    pub pending: u32,
+}
+
+/// Why a request was not accepted.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The store or the bus is away.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// Too many requests are waiting.
+    #[error("{0} requests are waiting already")]
+    Overloaded(u32),
+}
+
+/// Drives requests.
+pub struct Coordinator {
+    /// This manager, in leases. Fresh at each start.
+    id: Uuid,
+    options: CoordinatorOptions,
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Bus>,
+    keys: Arc<Keys>,
+    presence: Arc<Presence>,
+    metrics: Metrics,
+    requests: Mutex<Requests>,
+    slots: Semaphore,
+    finished: broadcast::Sender<Uuid>,
+    store_up: watch::Sender<bool>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Requests {
+    /// Those driven here, and some that ended.
+    known: HashMap<Uuid, Known>,
+    /// The ended ones of `known`, oldest first.
+    ended: VecDeque<Uuid>,
+    driven: u32,
+}
+
+struct Known {
+    latest: watch::Sender<Arc<Request>>,
+    /// `None` once it has ended.
+    outcomes: Option<mpsc::Sender<Outcome>>,
+}
+
+/// How an attempt ended, for the request.
+enum Verdict {
+    Signed(Signature, PublicKey),
+    /// Another attempt may do better.
+    Retry(String),
+    /// No other attempt will.
+    Failed(String),
+    /// Another manager drives the request, or it has ended.
+    Lost,
+}
+
+/// What attempts so far have shown of the signers.
+#[derive(Default)]
+struct Experience {
+    /// Those who cheated.
+    excluded: BTreeSet<SignerIndex>,
+    /// Those who did not answer.
+    avoided: BTreeSet<SignerIndex>,
+}
+
+impl Coordinator {
+    /// A coordinator that drives nothing yet.
+    pub fn new(
+        options: CoordinatorOptions,
+        store: Arc<dyn Store>,
+        bus: Arc<dyn Bus>,
+        keys: Arc<Keys>,
+        presence: Arc<Presence>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id: Uuid::new_v4(),
+            slots: Semaphore::new(options.active.into()),
+            options,
+            store,
+            bus,
+            keys,
+            presence,
+            metrics,
+            requests: Mutex::default(),
+            finished: broadcast::Sender::new(1024),
+            store_up: watch::Sender::new(false),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the store answered when it was last asked.
+    pub fn store_is_up(&self) -> bool {
+        *self.store_up.borrow()
+    }
+
+    /// Records whether the store answers.
+    pub fn set_store_up(&self, up: bool) {
+        self.metrics.up.with_label_values(&["store"]).set(up.into());
+        let changed = self.store_up.send_if_modified(|was| std::mem::replace(was, up) != up);
+        if changed && up {
+            tracing::info!("the store answers");
+        }
+    }
+
+    fn note_store_error(&self, error: &StoreError) {
+        if matches!(error, StoreError::Down(_)) && self.store_is_up() {
+            tracing::warn!(%error, "the store does not answer");
+            self.set_store_up(false);
+        }
+    }
+
+    /// A lease of this manager from now on.
+    pub fn lease(&self) -> Lease {
+        Lease { holder: self.id, until: Timestamp::now().saturating_add(LEASE).unwrap_or(Timestamp::MAX) }
+    }
+
+    /// Stores a request and begins to drive it. What it returns is safe.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was then promised.
+    pub async fn submit(self: &Arc<Self>, request: Request) -> Result<Inserted, SubmitError> {
+        if *self.bus.state().borrow() != BusState::Up {
+            return Err(SubmitError::Unavailable("the message bus is unreachable"));
+        }
+        if !self.store_is_up() {
+            return Err(SubmitError::Unavailable("the store is unreachable"));
+        }
+        let driven = self.requests().driven;
+        if driven >= self.options.pending {
+            return Err(SubmitError::Overloaded(driven));
+        }
+        let began = Instant::now();
+        let inserted = self.store.insert(&request).await.map_err(|error| {
+            self.note_store_error(&error);
+            tracing::warn!(%error, "a request was not stored");
+            SubmitError::Unavailable("the store is unreachable")
+        })?;
+        self.metrics.stage("insert", began);
+        if inserted == Inserted::New {
+            self.metrics.accepted.inc();
+            self.adopt(request);
+        }
+        Ok(inserted)
+    }
+
+    /// Drives a request in the background. Does nothing if it is driven here already.
+    fn adopt(self: &Arc<Self>, request: Request) {
+        let (sender, outcomes) = mpsc::channel(OUTCOMES);
+        {
+            let mut requests = self.requests();
+            if requests.known.get(&request.id).is_some_and(|known| known.outcomes.is_some()) {
+                return;
+            }
+            let latest = watch::Sender::new(Arc::new(request.clone()));
+            requests.known.insert(request.id, Known { latest, outcomes: Some(sender) });
+            requests.driven += 1;
+        }
+        self.metrics.unfinished.inc();
+        let span = tracing::info_span!("request", request = %request.id);
+        let coordinator = self.clone();
+        self.tasks.spawn(
+            async move {
+                let id = request.id;
+                let finished = coordinator.drive(request, outcomes).await;
+                coordinator.dismiss(id, finished);
+            }
+            .instrument(span),
+        );
+    }
+
+    /// Stops driving a request; keeps it for a while if it has ended.
+    fn dismiss(&self, id: Uuid, finished: Option<Arc<Request>>) {
+        self.metrics.unfinished.dec();
+        let mut requests = self.requests();
+        requests.driven = requests.driven.saturating_sub(1);
+        match finished {
+            Some(request) => {
+                let Some(known) = requests.known.get_mut(&id) else { return };
+                known.outcomes = None;
+                let small = request.message.len() <= RECENT_MESSAGE;
+                known.latest.send_replace(request);
+                if small {
+                    requests.ended.push_back(id);
+                } else {
+                    requests.known.remove(&id);
+                }
+                while requests.ended.len() > RECENT {
+                    if let Some(oldest) = requests.ended.pop_front() {
+                        requests.known.remove(&oldest);
+                    }
+                }
+            }
+            None => {
+                requests.known.remove(&id);
+            }
+        }
+    }
+
+    /// The request of this id, as far as it is now.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it is not in memory and the store does not answer.
+    pub async fn get(&self, id: Uuid) -> Result<Option<Arc<Request>>, StoreError> {
+        if let Some(known) = self.requests().known.get(&id) {
+            return Ok(Some(known.latest.borrow().clone()));
+        }
+        let request = self.store.get(id).await.inspect_err(|error| self.note_store_error(error))?;
+        Ok(request.map(Arc::new))
+    }
+
+    /// The request of this id once it has ended, or as far as it is after `patience`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it is not in memory and the store does not answer.
+    pub async fn wait(&self, id: Uuid, patience: Duration) -> Result<Option<Arc<Request>>, StoreError> {
+        let deadline = Instant::now() + patience;
+        let mut notices = self.finished.subscribe();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let here = self.requests().known.get(&id).map(|known| known.latest.subscribe());
+            match here {
+                Some(mut latest) => {
+                    // An error means that another manager took the request over: then ask the store.
+                    if let Ok(Ok(request)) =
+                        timeout(left, latest.wait_for(|request| request.progress.state.is_finished())).await
+                    {
+                        return Ok(Some(request.clone()));
+                    }
+                }
+                None => {
+                    let request = self.get(id).await?;
+                    if request.as_ref().is_none_or(|request| request.progress.state.is_finished()) {
+                        return Ok(request);
+                    }
+                    // Another manager drives it, and says when it has ended; should that be lost, the
+                    // store is asked again.
+                    let _ = timeout(left.min(Duration::from_secs(1)), async {
+                        while notices.recv().await.is_ok_and(|finished| finished != id) {}
+                    })
+                    .await;
+                }
+            }
+            if Instant::now() >= deadline {
+                return self.get(id).await;
+            }
+        }
+    }
+
+    /// An outcome for a request that is driven here: `false` if it is not.
+    pub fn deliver(&self, outcome: &Outcome) -> bool {
+        match self.requests().known.get(&outcome.request) {
+            Some(Known { outcomes: Some(outcomes), .. }) => {
+                // A full channel means a signer that says the same again and again.
+                let _ = outcomes.try_send(outcome.clone());
+                true
+            }
+            Some(Known { outcomes: None, .. }) => true,
+            None => false,
+        }
+    }
+
+    /// Another manager has ended a request.
+    pub fn note_finished(&self, id: Uuid) {
+        // Nobody may be waiting.
+        let _ = self.finished.send(id);
+    }
+
+    /// Renews leases and takes over lapsed ones, until stopped.
+    pub async fn keep_leases(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = sleep(LEASE_ROUND) => {}
+                () = self.stop.cancelled() => return,
+            }
+            if !self.store_is_up() {
+                continue;
+            }
+            let driven = self.requests().driven;
+            let room = self.options.pending.saturating_sub(driven);
+            let round = async {
+                if driven > 0 {
+                    self.store.renew(&self.lease()).await?;
+                }
+                let limit = TAKE_OVER.min(usize::try_from(room).unwrap_or(TAKE_OVER));
+                self.store.take_over(Timestamp::now(), &self.lease(), limit).await
+            };
+            match round.await {
+                Ok(requests) => {
+                    for request in requests {
+                        tracing::info!(request = %request.id, "request taken over");
+                        self.metrics.taken_over.inc();
+                        self.adopt(request);
+                    }
+                }
+                Err(error) => self.note_store_error(&error),
+            }
+        }
+    }
+
+    /// Stops: requests under way get `patience` to end; the others stay in the store.
+    pub async fn stop(&self, patience: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        // A timeout leaves requests to whoever takes them over.
+        let _ = timeout(patience, self.tasks.wait()).await;
+    }
+
+    /// Drives a request to its end; yields it as it ended, or nothing if it is not ours any more.
+    async fn drive(
+        &self,
+        mut request: Request,
+        mut outcomes: mpsc::Receiver<Outcome>,
+    ) -> Option<Arc<Request>> {
+        let queued = Instant::now();
+        let slot = tokio::select! {
+            slot = self.slots.acquire() => slot.ok()?,
+            () = self.stop.cancelled() => return None,
+        };
+        self.metrics.stage("queue", queued);
+        self.metrics.active.inc();
+        let mut experience = Experience::default();
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let mut problem = String::from("no quorum of signers was alive");
+        let verdict = loop {
+            if self.stop.is_cancelled() {
+                break Verdict::Lost;
+            }
+            if left(&request).is_zero() {
+                break Verdict::Failed(format!("not signed in time: {problem}"));
+            }
+            match self.attempt(&mut request, &mut outcomes, &mut experience).await {
+                Verdict::Retry(reason) => {
+                    tracing::warn!(attempt = request.progress.attempts, %reason, "attempt failed");
+                    problem = reason;
+                    sleep(backoff.delay().min(left(&request))).await;
+                }
+                verdict => break verdict,
+            }
+        };
+        self.metrics.active.dec();
+        drop(slot);
+        let finished_at = Timestamp::now();
+        let state = match verdict {
+            Verdict::Signed(signature, public_key) => State::Completed { signature, public_key, finished_at },
+            Verdict::Failed(reason) => State::Failed { reason, finished_at },
+            Verdict::Lost | Verdict::Retry(_) => return None,
+        };
+        self.conclude(request, state).await
+    }
+
+    /// One attempt: a quorum, its sessions, their outcome.
+    async fn attempt(
+        &self,
+        request: &mut Request,
+        outcomes: &mut mpsc::Receiver<Outcome>,
+        experience: &mut Experience,
+    ) -> Verdict {
+        let mut changes = self.presence.changes();
+        let Some(key) = self.keys.get(&request.intent.key) else {
+            self.wait_for_signers(&mut changes, request).await;
+            return Verdict::Retry("no signer holds the key".into());
+        };
+        let Experience { excluded, avoided } = experience;
+        let Some(assignment) = self.presence.choose(&key, self.options.engine, excluded, avoided) else {
+            self.wait_for_signers(&mut changes, request).await;
+            return Verdict::Retry(format!("fewer than {} usable signers were alive", key.threshold.t()));
+        };
+        let quorum = &assignment.quorum;
+        let number = request.progress.attempts.saturating_add(1);
+        let began = Instant::now();
+        match self.store.begin_attempt(request.id, self.id, number, quorum).await {
+            Ok(true) => {}
+            Ok(false) => return Verdict::Lost,
+            Err(error) => {
+                self.note_store_error(&error);
+                return Verdict::Retry("the store was unreachable".into());
+            }
+        }
+        self.metrics.stage("begin", began);
+        request.progress = Progress { attempts: number, quorum: Some(quorum.clone()), state: State::InProgress };
+        self.publish_progress(request);
+
+        let patience = self.options.attempt_timeout.min(left(request));
+        let expires = Timestamp::now()
+            .saturating_add(SignedDuration::try_from(patience).unwrap_or(SignedDuration::MAX))
+            .unwrap_or(Timestamp::MAX);
+        let message = Attempt {
+            request: request.id,
+            attempt: number,
+            intent: request.intent.clone(),
+            message: request.message.clone(),
+            engine: self.options.engine,
+            epoch: key.epoch,
+            quorum: quorum.clone(),
+            expires,
+        };
+        let began = Instant::now();
+        let verdict = async {
+            tracing::debug!(?quorum, "attempt begins");
+            if let Err(error) = self.send_attempt(&message).await {
+                self.metrics.attempts.with_label_values(&["bus"]).inc();
+                return Verdict::Retry(error);
+            }
+            let outcome = self.await_outcome(request, &key, number, began + patience + GRACE, outcomes);
+            self.judge(outcome.await, quorum, experience)
+        }
+        .instrument(tracing::info_span!("attempt", attempt = number))
+        .await;
+        self.metrics.stage("sign", began);
+        verdict
+    }
+
+    async fn wait_for_signers(&self, changes: &mut watch::Receiver<()>, request: &Request) {
+        // An error or a timeout means to look again.
+        let _ = timeout(left(request).min(Duration::from_secs(1)), changes.changed()).await;
+    }
+
+    async fn send_attempt(&self, attempt: &Attempt) -> Result<(), String> {
+        let bytes = wire::to_json(attempt).map_err(|error| error.to_string())?;
+        let sends = attempt.quorum.iter().map(|index| self.bus.publish(Address::Requests(index), bytes.clone()));
+        join_all(sends).await.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())
+    }
+
+    /// The first outcome that decides the attempt: a signature that verifies, of this or an earlier
+    /// attempt, or whatever else the attempt's signers say. `None` when nobody says anything.
+    async fn await_outcome(
+        &self,
+        request: &Request,
+        key: &KeyRecord,
+        attempt: u32,
+        deadline: Instant,
+        outcomes: &mut mpsc::Receiver<Outcome>,
+    ) -> Option<Result<(Signature, PublicKey), (SignerIndex, Ending)>> {
+        loop {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            let outcome = timeout(wait, outcomes.recv()).await.ok().flatten()?;
+            match outcome.ending {
+                Ending::Signed(signature) => match check_signature(&signature, key, request) {
+                    Ok(public_key) => return Some(Ok((signature, public_key))),
+                    Err(error) => {
+                        tracing::error!(signer = %outcome.signer, %error, "a signer reported a wrong signature");
+                        self.metrics.attempts.with_label_values(&["invalid"]).inc();
+                        let abort = Abort::cheating(outcome.signer, error);
+                        return Some(Err((outcome.signer, Ending::Aborted(abort))));
+                    }
+                },
+                ending if outcome.attempt == attempt => return Some(Err((outcome.signer, ending))),
+                _ => {}
+            }
+        }
+    }
+
+    /// What an outcome means for the request and for the choice of the next quorum.
+    fn judge(
+        &self,
+        outcome: Option<Result<(Signature, PublicKey), (SignerIndex, Ending)>>,
+        quorum: &Quorum,
+        experience: &mut Experience,
+    ) -> Verdict {
+        let (kind, verdict) = match outcome {
+            Some(Ok((signature, public_key))) => ("signed", Verdict::Signed(signature, public_key)),
+            None => {
+                experience.avoided.extend(quorum.iter());
+                ("silent", Verdict::Retry(format!("signers {quorum:?} did not report an outcome")))
+            }
+            Some(Err((_, Ending::Refused(reason)))) => ("refused", Verdict::Failed(reason)),
+            Some(Err((signer, Ending::Unable(reason)))) => {
+                experience.avoided.insert(signer);
+                ("unable", Verdict::Retry(format!("signer {signer}: {reason}")))
+            }
+            Some(Err((signer, Ending::Aborted(abort)))) => {
+                match &abort.blame {
+                    Blame::Timeout { missing } => {
+                        self.presence.penalise(missing);
+                        experience.avoided.extend(missing);
+                    }
+                    // One signer's word against another's: another quorum, which need not have either.
+                    Blame::Cheating { culprits, .. } => {
+                        tracing::error!(%signer, %abort, "a signer says that another cheated");
+                        experience.avoided.extend(culprits);
+                        experience.avoided.insert(signer);
+                        if culprits.contains(&signer) {
+                            experience.excluded.insert(signer);
+                        }
+                    }
+                    Blame::Unattributed { suspects } => experience.avoided.extend(suspects),
+                    Blame::Local => {
+                        experience.avoided.insert(signer);
+                    }
+                }
+                (abort.blame.kind(), Verdict::Retry(format!("signer {signer}: {abort}")))
+            }
+            // `await_outcome` has turned every signature into one that verifies, or into an abort.
+            Some(Err((_, Ending::Signed(_)))) => ("invalid", Verdict::Retry("a wrong signature".into())),
+        };
+        self.metrics.attempts.with_label_values(&[kind]).inc();
+        verdict
+    }
+
+    fn publish_progress(&self, request: &Request) {
+        if let Some(known) = self.requests().known.get(&request.id) {
+            known.latest.send_replace(Arc::new(request.clone()));
+        }
+    }
+
+    /// Stores how a request ended, however long that takes; yields what stands in the store.
+    async fn conclude(&self, mut request: Request, state: State) -> Option<Arc<Request>> {
+        let began = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let stands = loop {
+            match self.store.finish(request.id, &state).await {
+                Ok(stands) => break stands,
+                Err(error) => {
+                    self.note_store_error(&error);
+                    tokio::select! {
+                        () = sleep(backoff.delay()) => {}
+                        // Whoever takes the request over has it signed again.
+                        () = self.stop.cancelled() => return None,
+                    }
+                }
+            }
+        };
+        self.metrics.stage("finish", began);
+        if !stands {
+            tracing::info!("another manager has ended the request");
+            return None;
+        }
+        match &state {
+            State::Failed { reason, .. } => {
+                tracing::warn!(attempts = request.progress.attempts, %reason, "request failed");
+                self.metrics.finished.with_label_values(&["failed"]).inc();
+            }
+            _ => {
+                tracing::info!(attempts = request.progress.attempts, "request completed");
+                self.metrics.finished.with_label_values(&["completed"]).inc();
+                let seconds = Timestamp::now().duration_since(request.created_at).as_secs_f64();
+                self.metrics.signing_seconds.observe(seconds.max(0.0));
+            }
+        }
+        request.progress.state = state;
+        let request = Arc::new(request);
+        if let Some(known) = self.requests().known.get(&request.id) {
+            known.latest.send_replace(request.clone());
+        }
+        if let Ok(bytes) = wire::to_json(&Notice::Finished(request.id))
+            && let Err(error) = self.bus.publish(Address::Presence, bytes).await
+        {
+            tracing::debug!(%error, "the other managers were not told");
+        }
+        Some(request)
+    }
+}
+
+/// How long a request has left.
+fn left(request: &Request) -> Duration {
+    request.deadline.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+}
+
+/// The derived public key that verifies the signature, or why none does.
+fn check_signature(signature: &Signature, key: &KeyRecord, request: &Request) -> Result<PublicKey, String> {
+    let intent = &request.intent;
+    let public_key = key
+        .public_key
+        .derive(&key.chain_code, &intent.path)
+        .ok_or_else(|| format!("the path {} derives no key", intent.path))?;
+    signature.verify(&public_key, &intent.digest).map_err(|error| error.to_string())?;
+    Ok(public_key)
+}

@@ -1,0 +1,268 @@
+//! A manager as a whole: its parts, started and stopped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tss_common::backoff::Backoff;
+use tss_common::bus::{Address, Bus, BusState, Subscription};
+use tss_common::config::Config;
+use tss_common::wire::{self, Notice, Outcome};
+use tss_mpc::Threshold;
+
+use crate::api;
+use crate::coordinator::{Coordinator, CoordinatorOptions};
+use crate::keys::{Keys, Unrecorded};
+use crate::metrics::Metrics;
+use crate::presence::Presence;
+use crate::store::Store;
+
+/// How many outcomes and notices may be on their way into the process at once.
+const IN_FLIGHT: u16 = 256;
+
+/// How often the store is asked whether it is there.
+const STORE_ROUND: Duration = Duration::from_secs(2);
+
+/// How often the live signers are counted.
+const PRESENCE_ROUND: Duration = Duration::from_secs(1);
+
+/// How often old requests are removed.
+const EXPIRY_ROUND: Duration = Duration::from_secs(600);
+
+/// How long requests under way get when the manager stops.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a manager starts from.
+pub struct ManagerOptions {
+    /// The configuration.
+    pub config: Config,
+    /// How it reaches the signers.
+    pub bus: Arc<dyn Bus>,
+    /// Where it keeps requests.
+    pub store: Arc<dyn Store>,
+    /// Where its metrics are registered, and those of whatever else runs in the process.
+    pub registry: Registry,
+}
+
+/// A running manager.
+pub struct Manager {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What the parts of a manager share.
+pub struct Shared {
+    /// The configuration.
+    pub config: Config,
+    /// Where metrics are registered.
+    pub registry: Registry,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How the signers are reached.
+    pub bus: Arc<dyn Bus>,
+    /// The keys on record.
+    pub keys: Arc<Keys>,
+    /// Which signers are alive.
+    pub presence: Arc<Presence>,
+    /// Drives requests.
+    pub coordinator: Arc<Coordinator>,
+    store: Arc<dyn Store>,
+}
+
+impl Manager {
+    /// Starts a manager. It drives requests until [`Manager::stop`]; [`Manager::serve`] lets them in.
+    ///
+    /// # Errors
+    /// When the bus has been closed, or the threshold is impossible.
+    pub async fn start(options: ManagerOptions) -> anyhow::Result<Self> {
+        let ManagerOptions { config, bus, store, registry } = options;
+        let threshold = Threshold::new(config.threshold, config.total_parties)?;
+        let metrics = Metrics::new(&registry);
+        metrics.threshold.set(threshold.t().into());
+        let keys = Arc::new(Keys::new(threshold, store.clone()));
+        let presence = Arc::new(Presence::default());
+        let limits = CoordinatorOptions {
+            engine: config.engine,
+            attempt_timeout: config.attempt_timeout(),
+            active: config.limits.active,
+            pending: config.limits.pending,
+        };
+        let coordinator = Coordinator::new(
+            limits,
+            store.clone(),
+            bus.clone(),
+            keys.clone(),
+            presence.clone(),
+            metrics.clone(),
+        );
+        let results = bus.subscribe(Address::Results, IN_FLIGHT).await?;
+        let notices = bus.subscribe(Address::Presence, IN_FLIGHT).await?;
+        let shared = Arc::new(Shared { config, registry, metrics, bus, keys, presence, coordinator, store });
+        let manager = Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        manager.spawn(Shared::watch_store);
+        manager.spawn(Shared::watch_signers);
+        manager.spawn(Shared::expire);
+        manager.spawn(|shared| shared.take_results(results));
+        manager.spawn(|shared| shared.take_notices(notices));
+        manager.spawn(|shared| shared.coordinator.clone().keep_leases());
+        Ok(manager)
+    }
+
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(Arc<Shared>) -> F) {
+        let task = task(self.shared.clone());
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// What its parts share.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Serves the REST API on `listener` until `stop`.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+        axum::serve(listener, api::router(self.shared.clone())).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        Ok(())
+    }
+
+    /// Lets requests under way end, for a few seconds, and stops.
+    pub async fn stop(self) {
+        self.shared.coordinator.stop(PATIENCE).await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Shared {
+    /// Prepares the store, again until it succeeds; then asks now and then whether it is there.
+    async fn watch_store(self: Arc<Self>) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let prepared = async {
+                self.store.prepare().await?;
+                self.keys.load().await
+            };
+            match prepared.await {
+                Ok(()) => break,
+                Err(error) => {
+                    let delay = backoff.delay();
+                    tracing::warn!(%error, ?delay, "the store is not ready; trying again");
+                    sleep(delay).await;
+                }
+            }
+        }
+        loop {
+            let pong = self.store.ping().await;
+            if let Err(error) = &pong
+                && self.coordinator.store_is_up()
+            {
+                tracing::warn!(%error, "the store does not answer");
+            }
+            self.coordinator.set_store_up(pong.is_ok());
+            sleep(STORE_ROUND).await;
+        }
+    }
+
+    /// Counts the live signers, and puts their key on record.
+    async fn watch_signers(self: Arc<Self>) {
+        let mut changes = self.presence.changes();
+        let mut complained = BTreeMap::new();
+        loop {
+            let live = self.presence.live();
+            self.metrics.live_signers.set(i64::try_from(live.len()).unwrap_or(i64::MAX));
+            let bus_is_up = *self.bus.state().borrow() == BusState::Up;
+            self.metrics.up.with_label_values(&["bus"]).set(bus_is_up.into());
+            let announced = live.into_iter().map(|heartbeat| (heartbeat.signer, heartbeat.key)).collect();
+            if self.coordinator.store_is_up() {
+                match self.keys.consider(&announced).await {
+                    Ok(unrecorded) => {
+                        for (signer, reason) in unrecorded {
+                            if let Unrecorded::Conflict(reason) = reason
+                                && complained.insert(signer, reason.clone()).as_ref() != Some(&reason)
+                            {
+                                tracing::error!(%signer, %reason, "this signer is not used");
+                            }
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "the key was not put on record"),
+                }
+            }
+            tokio::select! {
+                () = sleep(PRESENCE_ROUND) => {}
+                // The sender lives as long as `self`.
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Removes requests that ended long ago.
+    async fn expire(self: Arc<Self>) {
+        loop {
+            sleep(EXPIRY_ROUND).await;
+            let age = SignedDuration::from_hours(self.config.retention_hours.into());
+            let Ok(before) = Timestamp::now().checked_sub(age) else { continue };
+            match self.store.expire(before).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "old requests were removed"),
+                Err(error) => tracing::warn!(%error, "old requests were not removed"),
+            }
+        }
+    }
+
+    /// Hands outcomes to the requests they belong to; those of another manager go to all.
+    async fn take_results(self: Arc<Self>, mut results: Subscription) {
+        while let Some(delivery) = results.recv().await {
+            let outcome = match wire::from_json::<Outcome>(&delivery.body) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    tracing::warn!(%error, "an outcome that cannot be read was set aside");
+                    delivery.reject();
+                    continue;
+                }
+            };
+            if !self.coordinator.deliver(&outcome) {
+                let forwarded = match wire::to_json(&Notice::Outcome(outcome)) {
+                    Ok(bytes) => self.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(error) = forwarded {
+                    tracing::debug!(%error, "an outcome was not forwarded");
+                    // Dropped, it comes again.
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            }
+            delivery.ack();
+        }
+    }
+
+    async fn take_notices(self: Arc<Self>, mut notices: Subscription) {
+        while let Some(delivery) = notices.recv().await {
+            match wire::from_json::<Notice>(&delivery.body) {
+                Ok(Notice::Heartbeat(heartbeat)) => self.presence.heard(heartbeat),
+                Ok(Notice::Outcome(outcome)) => {
+                    self.coordinator.deliver(&outcome);
+                }
+                Ok(Notice::Finished(request)) => self.coordinator.note_finished(request),
+                Err(error) => tracing::debug!(%error, "a notice cannot be read"),
+            }
+            delivery.ack();
+        }
+    }
+}
