@@ -108,7 +108,7 @@ macro_rules! config {
         #[serde(default, deny_unknown_fields)]
         pub struct Config {
             $($(#[doc = $doc])+ pub $key: $type,)+
-            $(#[serde(skip_serializing_if = "Option::is_none")] $file: Option<PathBuf>,)+
+            $(#[serde(skip_serializing_if = "Option::is_none")] #[doc = "The share file of a signer; see `key_files`."] pub $file: Option<PathBuf>,)+
         }
 
         impl Default for Config {
@@ -147,7 +147,7 @@ config! {
     /// How many signers there are.
     total_parties: u8 = 3,
     /// The derivation path when a request names none.
-    path: DerivationPath = DerivationPath::root(),
+    path: DerivationPath = "0/1/2".parse().expect("the path is well-formed"),
     /// Where RabbitMQ is: `amqp://` or `amqps://`.
     rabbitmq_uri: Secret = "amqp://localhost:5672".into(),
     /// A file that holds `rabbitmq_uri`; goes before it.

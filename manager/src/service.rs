@@ -141,7 +141,7 @@ impl Manager {
     }
 
     /// Lets requests under way end, for a few seconds, and stops.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.shared.coordinator.stop(PATIENCE).await;
         self.stop.cancel();
         self.tasks.close();

@@ -3,6 +3,7 @@
 //! All of it takes about a quarter of an hour, most of it the key generations;
 //! `cargo bench -p tss-mpc -- sign` runs a part.
 
+#![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 #![allow(missing_docs, reason = "the macros of criterion define undocumented functions")]
 
 use std::cell::OnceCell;

@@ -295,3 +295,111 @@ impl<P: Protocol> Machine for RoundMachine<P> {
         if self.protocol.is_some() { self.missing(self.current) } else { BTreeSet::new() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Blame;
+
+    /// Tells the round and what came, and ends with it.
+    struct Echo {
+        rounds: u8,
+        heard: Vec<(u8, usize, usize)>,
+    }
+
+    impl Protocol for Echo {
+        type Output = Vec<(u8, usize, usize)>;
+
+        fn start(&mut self) -> Result<Vec<(Recipient, Vec<u8>)>, Abort> {
+            Ok(vec![(Recipient::All, vec![1])])
+        }
+
+        fn advance(&mut self, round: u8, received: Received) -> Result<Turn<Self::Output>, Abort> {
+            received.decode_broadcast::<u8>()?;
+            received.decode_direct::<u8>()?;
+            self.heard.push((round, received.broadcast().len(), received.direct().len()));
+            if round == self.rounds {
+                return Ok(Turn { send: vec![(Recipient::All, vec![0])], output: Some(self.heard.clone()) });
+            }
+            Ok(Turn::send(vec![(Recipient::All, vec![round + 1])]))
+        }
+    }
+
+    fn signer(index: u8) -> SignerIndex {
+        SignerIndex::new(index).unwrap()
+    }
+
+    /// Signer 1 among 2 and 3: a broadcast of both, then nothing at all, then a broadcast of both
+    /// and a direct message of 3.
+    fn machine() -> RoundMachine<Echo> {
+        let others = [signer(2), signer(3)];
+        let last = Round { broadcast: others.into(), direct: [signer(3)].into() };
+        let rounds = vec![Round::broadcast(others), Round::default(), last];
+        RoundMachine::new(Echo { rounds: 3, heard: Vec::new() }, others, rounds)
+    }
+
+    fn message(round: u8, broadcast: bool, from: u8) -> Incoming {
+        Incoming { round, from: signer(from), broadcast, body: vec![7] }
+    }
+
+    fn sent(step: &Step<Vec<(u8, usize, usize)>>) -> Vec<u8> {
+        step.send.iter().map(|message| message.round).collect()
+    }
+
+    #[test]
+    fn messages_that_come_early_are_kept_until_their_round() {
+        let mut machine = machine();
+        for early in [message(3, false, 3), message(3, true, 2), message(1, true, 3), message(1, true, 2)] {
+            let step = machine.receive(early).unwrap();
+            assert!(step.send.is_empty() && step.output.is_none());
+        }
+        // The first round is complete and the second awaits nobody.
+        assert_eq!(sent(&machine.start().unwrap()), [1, 2, 3]);
+        assert_eq!(machine.waiting_for(), [signer(3)].into());
+        let last = machine.receive(message(3, true, 3)).unwrap();
+        assert_eq!(sent(&last), [4]);
+        assert_eq!(last.output, Some(vec![(1, 2, 0), (2, 0, 0), (3, 2, 1)]));
+        assert!(machine.waiting_for().is_empty());
+        assert_eq!(machine.receive(message(3, true, 3)).unwrap_err().blame, Blame::Local);
+    }
+
+    #[test]
+    fn only_those_whose_message_is_missing_are_waited_for() {
+        let mut machine = machine();
+        assert!(machine.waiting_for().is_empty());
+        machine.start().unwrap();
+        assert_eq!(machine.waiting_for(), [signer(2), signer(3)].into());
+        machine.receive(message(1, true, 2)).unwrap();
+        assert_eq!(machine.timed_out(), Abort::timeout([signer(3)].into()));
+        assert_eq!(machine.start().unwrap_err().blame, Blame::Local);
+    }
+
+    #[test]
+    fn a_message_that_has_no_place_is_laid_to_its_sender() {
+        let run = |messages: &[Incoming]| {
+            let mut machine = machine();
+            machine.start().unwrap();
+            messages.iter().try_for_each(|message| machine.receive(message.clone()).map(|_| ())).unwrap_err()
+        };
+        let long = Incoming { body: vec![0; MAX_BODY + 1], ..message(1, true, 2) };
+        let left_over = Incoming { body: vec![7, 7], ..message(1, true, 2) };
+        let bad = [
+            vec![message(0, true, 2)],
+            vec![message(4, true, 2)],
+            vec![message(1, false, 2)],
+            vec![message(2, true, 2)],
+            vec![message(3, false, 2)],
+            vec![message(1, true, 2), message(1, true, 2)],
+            vec![message(3, true, 2), message(3, true, 2)],
+            vec![message(1, true, 2), message(1, true, 3), message(1, true, 2)],
+            vec![long],
+            vec![message(1, true, 3), left_over],
+        ];
+        for messages in bad {
+            assert_eq!(run(&messages).culprits(), [signer(2)].into(), "{messages:?}");
+        }
+        for stranger in [1, 4] {
+            assert_eq!(run(&[message(1, true, stranger)]).blame, Blame::Local);
+        }
+    }
+}

@@ -24,8 +24,8 @@ pub struct Signature {
 /// Why a signature does not stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSignature {
-    /// r or s is zero or not below the group order.
-    #[error("r or s is out of range")]
+    /// The encoding is malformed, or r or s is zero or not below the group order.
+    #[error("malformed, or r or s is out of range")]
     Range,
     /// s is above half the group order; the same signature with n − s would be accepted.
     #[error("s is high: expected the low form (BIP-62)")]
@@ -57,6 +57,26 @@ impl Signature {
 
     fn as_k256(&self) -> Result<ecdsa::Signature, InvalidSignature> {
         ecdsa::Signature::from_slice(&self.to_compact()).map_err(|_| InvalidSignature::Range)
+    }
+
+    /// Reads a signature that comes without its recovery id, compact (64 bytes) or in DER, and checks
+    /// it as [`Signature::verify`] does.
+    ///
+    /// # Errors
+    /// [`InvalidSignature`] naming the check that failed.
+    pub fn from_encoding(bytes: &[u8], key: &PublicKey, digest: &[u8; 32]) -> Result<Self, InvalidSignature> {
+        let parsed = match bytes.len() {
+            64 => ecdsa::Signature::from_slice(bytes),
+            _ => ecdsa::Signature::from_der(bytes),
+        };
+        let (r, s) = parsed.map_err(|_| InvalidSignature::Range)?.split_bytes();
+        let mut signature = Self { r: r.into(), s: s.into(), recid: 0 };
+        let mut result = signature.verify(key, digest);
+        while result == Err(InvalidSignature::RecoveryId) && signature.recid < 3 {
+            signature.recid += 1;
+            result = signature.verify(key, digest);
+        }
+        result.map(|()| signature)
     }
 
     /// Checks that `key` made this signature over `digest`, that s is low, and that the recovery id

@@ -1,1 +1,328 @@
-fn main(){}
+//! `tssctl`: the command line of the TSS network.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use age::secrecy::SecretString;
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tss_common::config::{Config, LogConfig};
+use tss_common::intent::HashAlgorithm;
+use tss_common::{process, telemetry};
+use tss_mpc::{PublicKey, Signature, SignerIndex, Threshold};
+use tssctl::bench::{self, BenchOptions};
+use tssctl::client::{Client, SignRequest};
+use tssctl::devnet::{self, DevnetOptions};
+use tssctl::keygen;
+use uuid::Uuid;
+
+/// The command line of the TSS network: threshold signatures without a private key in one place.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a manager and all signers in one process, for development. The first start makes a key.
+    Devnet(DevnetArguments),
+    /// Make a new key: one share file for each signer.
+    Keygen(KeygenArguments),
+    /// Have a text signed; prints the signature as JSON.
+    Sign(SignArguments),
+    /// Show how far a request is.
+    Status {
+        /// The request's id.
+        request: Uuid,
+        #[command(flatten)]
+        manager: ManagerArguments,
+    },
+    /// Check a signature against a public key, without a network.
+    Verify(VerifyArguments),
+    /// Put a network under load and compare it with its engine's own ceiling.
+    Bench(BenchArguments),
+}
+
+#[derive(Args)]
+struct DevnetArguments {
+    #[command(flatten)]
+    shape: ShapeArguments,
+    /// The manager's port.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Where the key and the requests are kept.
+    #[arg(long, default_value = "tss-devnet")]
+    data_dir: PathBuf,
+    #[command(flatten)]
+    parts: PartArguments,
+    /// What is logged: a level, or a filter like `info,tss_signer=debug`.
+    #[arg(long, default_value = "warn")]
+    log: String,
+}
+
+#[derive(Args)]
+struct ShapeArguments {
+    /// How many signers are needed to sign.
+    #[arg(long, default_value_t = 2)]
+    threshold: u8,
+    /// How many signers there are.
+    #[arg(long, default_value_t = 3)]
+    signers: u8,
+}
+
+impl ShapeArguments {
+    fn threshold(&self) -> anyhow::Result<Threshold> {
+        Threshold::new(self.threshold, self.signers).context("--threshold, --signers")
+    }
+}
+
+#[derive(Args)]
+struct PartArguments {
+    /// Use this RabbitMQ instead of a bus within the process.
+    #[arg(long)]
+    rabbitmq_uri: Option<String>,
+    /// Use this MongoDB instead of a store within the process.
+    #[arg(long)]
+    mongodb_uri: Option<String>,
+}
+
+#[derive(Args)]
+struct KeygenArguments {
+    /// The folder with default.toml and {RUN_MODE}.toml, which name cluster, key, threshold and files.
+    #[arg(long, env = "CONFIG_DIR", default_value = "config")]
+    config: PathBuf,
+    /// How many signers are needed to sign; instead of the configuration's `threshold`.
+    #[arg(long)]
+    threshold: Option<u8>,
+    /// How many signers there are; instead of the configuration's `total_parties`.
+    #[arg(long)]
+    signers: Option<u8>,
+    /// Write signer1.store … to this folder, instead of the configuration's `signer1_key_file` ….
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Encrypt to this age recipient (age1…): once for all files, or once for each signer in order.
+    #[arg(long)]
+    recipient: Vec<String>,
+    /// Encrypt with the passphrase on the first line of this file.
+    #[arg(long, conflicts_with = "recipient")]
+    passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ManagerArguments {
+    /// Where the manager is.
+    #[arg(long, env = "TSS_MANAGER", default_value = "http://127.0.0.1:8080")]
+    manager: String,
+}
+
+#[derive(Args)]
+struct SignArguments {
+    /// What is signed.
+    text: String,
+    /// How the text is written: utf8, hex or base64.
+    #[arg(long)]
+    encoding: Option<String>,
+    /// How it is hashed: sha256, sha256d, keccak256, eip191 or none (the text is the digest, in hex).
+    #[arg(long)]
+    hash: Option<HashAlgorithm>,
+    /// Which key signs.
+    #[arg(long)]
+    key: Option<String>,
+    /// Which derived key signs, as in 0/1/2; m for the root.
+    #[arg(long)]
+    path: Option<String>,
+    /// How many seconds to wait for the signature; 0 prints the request's id at once.
+    #[arg(long, default_value_t = 30)]
+    wait: u64,
+    #[command(flatten)]
+    manager: ManagerArguments,
+}
+
+#[derive(Args)]
+struct VerifyArguments {
+    /// What was signed.
+    text: String,
+    /// The signature in hex: r and s (64 bytes), or DER.
+    #[arg(long)]
+    signature: String,
+    /// The public key in hex, in SEC1 form.
+    #[arg(long)]
+    public_key: PublicKey,
+    /// How the text is hashed: sha256, sha256d, keccak256, eip191 or none (the text is the digest, in
+    /// hex).
+    #[arg(long, default_value_t)]
+    hash: HashAlgorithm,
+    /// The text is hex.
+    #[arg(long)]
+    hex: bool,
+}
+
+#[derive(Args)]
+struct BenchArguments {
+    #[command(flatten)]
+    shape: ShapeArguments,
+    /// How many requests are made.
+    #[arg(long, default_value_t = 1000)]
+    requests: usize,
+    /// How many of them at the same time.
+    #[arg(long, default_value_t = 32)]
+    concurrency: usize,
+    #[command(flatten)]
+    parts: PartArguments,
+    /// What is logged: a level, or a filter like `info,tss_signer=debug`.
+    #[arg(long, default_value = "warn")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    process::main(|| async {
+        match Arguments::parse().command {
+            Command::Devnet(arguments) => run_devnet(arguments).await,
+            Command::Keygen(arguments) => run_keygen(&arguments),
+            Command::Sign(arguments) => run_sign(arguments).await,
+            Command::Status { request, manager } => {
+                print_json(&Client::new(&manager.manager)?.status(request).await?)
+            }
+            Command::Verify(arguments) => run_verify(&arguments),
+            Command::Bench(arguments) => run_bench(arguments).await,
+        }
+    })
+}
+
+async fn run_devnet(arguments: DevnetArguments) -> anyhow::Result<()> {
+    telemetry::init_logs(&LogConfig { level: arguments.log, ..LogConfig::default() });
+    let stop = process::stop_on_signal()?;
+    let options = DevnetOptions {
+        threshold: arguments.shape.threshold()?,
+        port: arguments.port,
+        data_dir: arguments.data_dir,
+        rabbitmq_uri: arguments.parts.rabbitmq_uri,
+        mongodb_uri: arguments.parts.mongodb_uri,
+    };
+    let network = tokio::select! {
+        network = devnet::start(&options) => network?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    println!("{}", devnet::describe(&network, options.threshold)?);
+    stop.cancelled().await;
+    network.stop().await
+}
+
+fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
+    let config = Config::load(&arguments.config)?;
+    let threshold = Threshold::new(
+        arguments.threshold.unwrap_or(config.threshold),
+        arguments.signers.unwrap_or(config.total_parties),
+    )?;
+    let config = Config { threshold: threshold.t(), total_parties: threshold.n(), ..config };
+    let files: BTreeMap<SignerIndex, PathBuf> = match &arguments.out {
+        None => config.key_files(),
+        Some(folder) => {
+            threshold.signers().map(|index| (index, folder.join(format!("signer{index}.store")))).collect()
+        }
+    };
+    let passphrase = arguments.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    let protections = keygen::protections(&arguments.recipient, passphrase, threshold)?;
+    keygen::ensure_absent(&files)?;
+    let engine = process::engine(config.engine);
+    let began = Instant::now();
+    let shares = keygen::generate(&*engine, &config.cluster, &config.key, threshold)?;
+    keygen::write(&shares, &files, &protections)?;
+
+    let root = keygen::public_key(&shares)?;
+    println!("{threshold} key `{}` of cluster `{}` in {:.1} s", config.key, config.cluster, began.elapsed().as_secs_f64());
+    println!("public key       {root}");
+    let chain_code = shares.values().next().context("a key without shares")?.core.chain_code;
+    let derived = root.derive(&chain_code, &config.path).context("the path derives no key")?;
+    println!("at path {:<9}{derived}", config.path);
+    println!("Ethereum address {}", derived.ethereum_address());
+    println!("Bitcoin address  {}", derived.bitcoin_address());
+    for (index, file) in &files {
+        println!("signer {index:<9} {}", file.display());
+    }
+    println!("Give each signer its own file, and keep no copy of them together.");
+    Ok(())
+}
+
+fn read_passphrase(file: &Path) -> anyhow::Result<SecretString> {
+    let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
+    let line = text.lines().next().unwrap_or_default().trim();
+    anyhow::ensure!(!line.is_empty(), "{}: expected a passphrase on the first line", file.display());
+    Ok(SecretString::from(line.to_owned()))
+}
+
+async fn run_sign(arguments: SignArguments) -> anyhow::Result<()> {
+    let hash = arguments.hash;
+    // A digest is bytes, and bytes on a command line are hex.
+    let encoding = match (arguments.encoding, hash) {
+        (None, Some(HashAlgorithm::None)) => Some("hex".to_owned()),
+        (encoding, _) => encoding,
+    };
+    let request = SignRequest {
+        message: arguments.text,
+        encoding,
+        hash: hash.map(|hash| hash.to_string()),
+        key: arguments.key,
+        path: arguments.path,
+    };
+    let client = Client::new(&arguments.manager.manager)?;
+    let id = client.sign(&request).await?;
+    if arguments.wait == 0 {
+        println!("{id}");
+        return Ok(());
+    }
+    match client.signature(id, Duration::from_secs(arguments.wait)).await? {
+        Some(signature) => print_json(&signature),
+        None => anyhow::bail!("request {id} is not signed after {} s (`tssctl status {id}` asks again)", arguments.wait),
+    }
+}
+
+fn run_verify(arguments: &VerifyArguments) -> anyhow::Result<()> {
+    let message = if arguments.hex || arguments.hash == HashAlgorithm::None {
+        hex::decode(arguments.text.trim_start_matches("0x")).context("the text: expected hex")?
+    } else {
+        arguments.text.as_bytes().to_vec()
+    };
+    let digest = arguments.hash.digest(&message)?;
+    let signature =
+        hex::decode(arguments.signature.trim_start_matches("0x")).context("--signature: expected hex")?;
+    match Signature::from_encoding(&signature, &arguments.public_key, &digest) {
+        Ok(signature) => {
+            println!("valid: made by {} over {}, recid {}", arguments.public_key, hex::encode(digest), signature.recid);
+            Ok(())
+        }
+        Err(error) => anyhow::bail!("invalid: {error}"),
+    }
+}
+
+async fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
+    telemetry::init_logs(&LogConfig { level: arguments.log, ..LogConfig::default() });
+    anyhow::ensure!(arguments.requests > 0, "--requests: expected at least 1");
+    anyhow::ensure!(arguments.concurrency > 0, "--concurrency: expected at least 1");
+    let options = BenchOptions {
+        threshold: arguments.shape.threshold()?,
+        requests: arguments.requests,
+        concurrency: arguments.concurrency,
+        rabbitmq_uri: arguments.parts.rabbitmq_uri,
+        mongodb_uri: arguments.parts.mongodb_uri,
+    };
+    println!(
+        "{} requests at concurrency {}, {}, bus {}, store {}",
+        options.requests,
+        options.concurrency,
+        options.threshold,
+        if options.rabbitmq_uri.is_some() { "RabbitMQ" } else { "in process" },
+        if options.mongodb_uri.is_some() { "MongoDB" } else { "embedded" },
+    );
+    println!("{}", bench::run(&options).await?);
+    Ok(())
+}
+
+fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -68,7 +68,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it takes at most to start or to end a subscription.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long closing waits for each of: subscriptions, connections.
+/// How long each step of closing takes at most: what is under way, each channel, each connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause after the first failed attempt to connect or to subscribe. It doubles with each.
@@ -82,10 +82,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const HEARTBEAT: u16 = 10;
 
 /// How many durable messages are on their way to the broker at once.
-const LANES: usize = 64;
+const LANES: u32 = 64;
 
 /// How many other messages are on their way to the system at once.
-const WRITES: usize = 128;
+const WRITES: u32 = 128;
 
 /// For how long a declaration is taken to hold. Inboxes for rounds expire: see [`INBOX_EXPIRY`].
 const DECLARED_FOR: Duration = Duration::from_secs(60);
@@ -237,13 +237,12 @@ const CONNECTING: &str = "connecting";
 /// Why the bus is down for good.
 const CLOSED: &str = "the bus is closed";
 
-/// Waits for tasks that were asked to end; those that do not are ended.
+/// Waits for tasks that were asked to end, and ends those that do not.
 async fn end(tasks: &Mutex<JoinSet<()>>) {
     let mut tasks = std::mem::take(&mut *lock(tasks));
     let ending = async { while tasks.join_next().await.is_some() {} };
-    if timeout(CLOSE_TIMEOUT, ending).await.is_err() {
-        tasks.abort_all();
-    }
+    // Those that take longer end as the set is dropped.
+    let _ = timeout(CLOSE_TIMEOUT * 3, ending).await;
 }
 
 /// Locks. Nothing here panics while it holds a lock, and what a lock guards is never half changed.
@@ -489,11 +488,10 @@ impl fmt::Debug for Broker {
 impl Broker {
     /// The broker at a URI.
     fn new(uri: AMQPUri, name: &str) -> Self {
-        let authority = &uri.authority;
-        let shown = format!(
-            "{}://{}:***@{}:{}/{}",
-            uri.scheme, authority.userinfo.username, authority.host, authority.port, uri.vhost
-        );
+        let (user, host, port) = (&uri.authority.userinfo.username, &uri.authority.host, uri.authority.port);
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let vhost = if uri.vhost == "/" { "%2f" } else { &uri.vhost };
+        let shown = format!("{}://{user}:***@{host}:{port}/{vhost}", uri.scheme);
         Self { uri, shown, name: name.to_owned() }
     }
 
@@ -569,6 +567,13 @@ impl Socket {
 #[derive(Debug)]
 struct Scissors(Socket);
 
+impl Scissors {
+    /// There is nothing to cut any more.
+    fn put_down(&self) {
+        *lock(&self.0.0) = Wire::Cut;
+    }
+}
+
 impl Drop for Scissors {
     fn drop(&mut self) {
         if let Wire::Open(stream) = std::mem::replace(&mut *lock(&self.0.0), Wire::Cut) {
@@ -607,7 +612,7 @@ struct Session {
     /// Bounds how many messages wait there.
     free_writes: Arc<Semaphore>,
     /// Cuts the socket when this is dropped.
-    _scissors: Scissors,
+    scissors: Scissors,
 }
 
 impl Session {
@@ -619,19 +624,31 @@ impl Session {
             declared: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
             lanes: Mutex::default(),
-            free_lanes: Arc::new(Semaphore::new(LANES)),
+            free_lanes: Arc::new(Semaphore::new(LANES as usize)),
             unconfirmed: Mutex::default(),
-            free_writes: Arc::new(Semaphore::new(WRITES)),
-            _scissors: scissors,
+            free_writes: Arc::new(Semaphore::new(WRITES as usize)),
+            scissors,
         }
     }
 
-    /// Closes the connection, politely if it is still there.
+    /// Closes the connection, in order if it is still there.
     async fn end(&self) {
-        lock(&self.lanes).clear();
+        if !self.connection.status().connected() {
+            return;
+        }
+        // What is under way first. The channels are left alone: they end with the connection, and the
+        // library takes it for an error when one is being closed by then.
+        let idle = async {
+            let _lanes = self.free_lanes.acquire_many(LANES).await;
+            let _writes = self.free_writes.acquire_many(WRITES).await;
+        };
+        let _ = timeout(CLOSE_TIMEOUT, idle).await;
         let closing = self.connection.close(200, "closing".into());
-        if let Ok(Err(error)) = timeout(CLOSE_TIMEOUT, closing).await {
-            tracing::debug!(%error, "the connection to RabbitMQ was not closed in order");
+        match timeout(CLOSE_TIMEOUT, closing).await {
+            // The library ends the rest by itself, and would take a cut for an error.
+            Ok(Ok(())) => self.scissors.put_down(),
+            Ok(Err(error)) => tracing::debug!(%error, "the connection to RabbitMQ was not closed in order"),
+            Err(_) => tracing::debug!("RabbitMQ did not close the connection in time"),
         }
     }
 
@@ -886,17 +903,12 @@ fn milliseconds(value: Duration) -> AMQPValue {
     AMQPValue::LongLongInt(LongLongInt::try_from(value.as_millis()).unwrap_or(LongLongInt::MAX))
 }
 
-/// Why listening on a connection ended.
-enum Ended {
-    /// The subscriber left, or the bus is being closed.
-    Wanted,
-    /// Something failed: listen again.
-    Failed(String),
-}
+/// Why a subscription has to be made again.
+struct Lost(String);
 
-impl From<lapin::Error> for Ended {
+impl From<lapin::Error> for Lost {
     fn from(error: lapin::Error) -> Self {
-        Self::Failed(error.to_string())
+        Self(error.to_string())
     }
 }
 
@@ -910,6 +922,9 @@ impl Shared {
         deliveries: mpsc::Sender<Delivery>,
         ready: oneshot::Sender<()>,
     ) {
+        let is_connected = |session: &Option<Arc<Session>>| {
+            session.as_ref().is_some_and(|session| session.connection.status().connected())
+        };
         let mut ready = Some(ready);
         let mut pause = Pause::new();
         let mut sessions = self.link(Role::Consume).session.subscribe();
@@ -917,13 +932,18 @@ impl Shared {
             let session = tokio::select! {
                 () = self.closing.cancelled() => return,
                 () = deliveries.closed() => return,
-                session = sessions.wait_for(Option::is_some) => session.ok().and_then(|session| session.clone()),
+                session = sessions.wait_for(is_connected) => session.ok().and_then(|session| session.clone()),
             };
             let Some(session) = session else { return };
             let since = Instant::now();
-            let Err(ended) = self.listen(&session, at, capacity, &deliveries, &mut ready).await;
-            let Ended::Failed(why) = ended else { return };
-            session.suspected.notify_one();
+            let Err(Lost(why)) = self.listen(&session, at, capacity, &deliveries, &mut ready).await else {
+                return;
+            };
+            if !session.connection.status().connected() {
+                // It is not the subscription that failed. The supervisor says why, and pauses.
+                session.suspected.notify_one();
+                continue;
+            }
             drop(session);
             pause.after(since.elapsed());
             let pause = pause.next();
@@ -936,7 +956,7 @@ impl Shared {
         }
     }
 
-    /// Listens on one connection.
+    /// Listens on one connection, until the subscriber leaves or the bus is being closed.
     async fn listen(
         &self,
         session: &Session,
@@ -944,7 +964,7 @@ impl Shared {
         capacity: u16,
         deliveries: &mpsc::Sender<Delivery>,
         ready: &mut Option<oneshot::Sender<()>>,
-    ) -> Result<std::convert::Infallible, Ended> {
+    ) -> Result<(), Lost> {
         let starting = async {
             let channel = session.connection.create_channel().await?;
             // Without a limit the library would take in all there is.
@@ -958,18 +978,24 @@ impl Shared {
             let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
             lapin::Result::Ok((channel, consumer))
         };
-        let timed_out = |_| Ended::Failed("the broker does not answer".into());
+        let timed_out = |_| Lost("the broker does not answer".into());
         let (channel, consumer) = timeout(SETUP_TIMEOUT, starting).await.map_err(timed_out)??;
         if let Some(ready) = ready.take() {
             // Nobody may be waiting.
             let _ = ready.send(());
         }
         let mut listening = Listening { shared: self, at, channel, consumer, deliveries };
-        if at.is_durable() {
+        let ended = if at.is_durable() {
             listening.durable().await
         } else {
             listening.transient(u64::from(capacity)).await
+        };
+        // When the broker answers, it has heard what was acknowledged.
+        let closing = listening.channel.close(200, "done".into());
+        if let Ok(Err(error)) = timeout(CLOSE_TIMEOUT, closing).await {
+            tracing::debug!(address = ?at, %error, "a channel was not closed in order");
         }
+        ended
     }
 }
 
@@ -989,7 +1015,7 @@ struct Listening<'a> {
 
 impl Listening<'_> {
     /// Hands on messages that are acknowledged when the subscriber says so.
-    async fn durable(&mut self) -> Result<std::convert::Infallible, Ended> {
+    async fn durable(&mut self) -> Result<(), Lost> {
         // What the subscriber holds.
         let mut held = FuturesUnordered::new();
         // What arrived and found no room: the subscriber still holds what came over a connection
@@ -1002,7 +1028,7 @@ impl Listening<'_> {
                     while let Some(Some((tag, settlement))) = held.next().now_or_never() {
                         self.settle(tag, settlement);
                     }
-                    return Err(Ended::Wanted);
+                    return Ok(());
                 }
                 () = self.deliveries.closed() => break,
                 Some((tag, settlement)) = held.next() => self.settle(tag, settlement),
@@ -1047,9 +1073,8 @@ impl Listening<'_> {
                     () = self.shared.closing.cancelled() => break,
                 }
             }
-            let _ = timeout(CLOSE_TIMEOUT, self.channel.close(200, "left".into())).await;
         }
-        Err(Ended::Wanted)
+        Ok(())
     }
 
     /// Hands on messages that the broker may forget.
@@ -1057,7 +1082,7 @@ impl Listening<'_> {
     /// The broker could forget them as it sends them, which is less work; but then it sends all it
     /// has, and the library keeps it all in memory. So they are acknowledged after all, many at once
     /// while there are many.
-    async fn transient(&mut self, capacity: u64) -> Result<std::convert::Infallible, Ended> {
+    async fn transient(&mut self, capacity: u64) -> Result<(), Lost> {
         let mut unacknowledged = 0;
         let mut last = 0;
         loop {
@@ -1074,8 +1099,8 @@ impl Listening<'_> {
                         Some(arrived) => arrived,
                         None => tokio::select! {
                             biased;
-                            () = self.shared.closing.cancelled() => return Err(Ended::Wanted),
-                            () = self.deliveries.closed() => return Err(Ended::Wanted),
+                            () = self.shared.closing.cancelled() => return Ok(()),
+                            () = self.deliveries.closed() => return Ok(()),
                             arrived = self.consumer.next() => arrived,
                         },
                     }
@@ -1090,10 +1115,10 @@ impl Listening<'_> {
             }
             tokio::select! {
                 biased;
-                () = self.shared.closing.cancelled() => return Err(Ended::Wanted),
+                () = self.shared.closing.cancelled() => return Ok(()),
                 room = self.deliveries.reserve() => match room {
                     Ok(room) => room.send(Delivery::transient(arrival.data.into())),
-                    Err(_) => return Err(Ended::Wanted),
+                    Err(_) => return Ok(()),
                 },
             }
         }
@@ -1134,9 +1159,9 @@ impl Listening<'_> {
 }
 
 /// What a consumer yields, or why it yields nothing more.
-fn received(arrived: Option<lapin::Result<Arrival>>) -> Result<Arrival, Ended> {
+fn received(arrived: Option<lapin::Result<Arrival>>) -> Result<Arrival, Lost> {
     match arrived {
         Some(arrived) => Ok(arrived?),
-        None => Err(Ended::Failed("ended by the broker".into())),
+        None => Err(Lost("ended by the broker".into())),
     }
 }

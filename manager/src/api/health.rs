@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use tss_common::bus::BusState;
 use tss_common::telemetry::render_metrics;
-use tss_mpc::{PublicKey, SignerIndex, Threshold};
+use tss_mpc::{PublicKey, SignerIndex};
 
 use crate::service::Shared;
 
@@ -28,8 +28,8 @@ pub struct Health {
 #[derive(Debug, Serialize)]
 pub struct Signers {
     live: Vec<SignerIndex>,
-    #[serde(flatten)]
-    needed: Threshold,
+    threshold: u8,
+    total: u8,
 }
 
 /// A key on record.
@@ -43,30 +43,35 @@ pub struct Key {
 /// 200 when a signature can be made now, 503 otherwise; each part's state either way.
 pub async fn health(State(shared): State<Arc<Shared>>) -> Response {
     let key = shared.keys.get(&shared.config.key);
-    let store = shared.coordinator.store_is_up();
-    let bus = bus_is_up(&shared);
-    // Signers of another key, or that are stopping, are of no use.
-    let live: Vec<SignerIndex> = shared
-        .presence
-        .live()
-        .into_iter()
-        .filter(|heartbeat| key.as_ref().is_some_and(|key| key.public_key == heartbeat.key.public_key))
-        .map(|heartbeat| heartbeat.signer)
-        .collect();
-    let Ok(needed) = Threshold::new(shared.config.threshold, shared.config.total_parties) else {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    };
-    let well = store && bus && live.len() >= usize::from(needed.t());
+    let well = is_well(&shared);
     let word = |up: bool| if up { "up" } else { "down" };
     let health = Health {
         status: if well { "ok" } else { "unavailable" },
-        store: word(store),
-        bus: word(bus),
-        signers: Signers { live, needed },
+        store: word(shared.coordinator.store_is_up()),
+        bus: word(bus_is_up(&shared)),
+        signers: Signers {
+            live: usable_signers(&shared),
+            threshold: shared.config.threshold,
+            total: shared.config.total_parties,
+        },
         key: key.map(|key| Key { id: key.id, epoch: key.epoch, public_key: key.public_key }),
     };
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
+}
+
+/// Whether a signature can be made now.
+pub fn is_well(shared: &Shared) -> bool {
+    shared.coordinator.store_is_up()
+        && bus_is_up(shared)
+        && usable_signers(shared).len() >= usize::from(shared.config.threshold)
+}
+
+/// The live signers of the key on record. Those of another key are of no use.
+fn usable_signers(shared: &Shared) -> Vec<SignerIndex> {
+    let Some(key) = shared.keys.get(&shared.config.key) else { return Vec::new() };
+    let live = shared.presence.live().into_iter();
+    live.filter(|heartbeat| heartbeat.key.public_key == key.public_key).map(|heartbeat| heartbeat.signer).collect()
 }
 
 /// 200 while the process answers.

@@ -269,3 +269,38 @@ fn blame(abort: protocols::Abort, others: &BTreeSet<SignerIndex>) -> Abort {
         _ => Abort::local(reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abort_of_the_crate_blames_whom_it_proves_guilty_and_nobody_else() {
+        let signer = |index| SignerIndex::new(index).unwrap();
+        let party = |index| PartyIndex::new(index).unwrap();
+        let others: BTreeSet<SignerIndex> = [signer(2), signer(3)].into();
+        let recoverable = |reason| blame(protocols::Abort::recoverable(party(1), reason), &others).blame;
+        let ban = |index| {
+            let reason = AbortReason::OtConsistencyCheckFailed { counterparty: party(index) };
+            blame(protocols::Abort::ban(party(1), party(index), reason), &others).blame
+        };
+        let all = Blame::Unattributed { suspects: others.clone() };
+
+        assert_eq!(ban(3), Blame::Cheating { culprits: [signer(3)].into(), ban: true });
+        // Neither this party, nor one that takes no part, nor one that cannot be.
+        for stranger in [1, 4, 200] {
+            assert_eq!(ban(stranger), Blame::Local);
+        }
+        let proof = |index| recoverable(AbortReason::ProofVerificationFailed { counterparty: party(index) });
+        assert_eq!(proof(2), Blame::Cheating { culprits: [signer(2)].into(), ban: false });
+        assert_eq!(proof(1), all);
+        let mismatch =
+            |index| recoverable(AbortReason::SessionBindingMismatch { counterparty: party(index) });
+        assert_eq!(mismatch(2), Blame::Unattributed { suspects: [signer(2)].into() });
+        assert_eq!(mismatch(1), Blame::Local);
+        assert_eq!(recoverable(AbortReason::PolynomialInconsistency), all);
+        let damaged = AbortReason::InvalidLocalState { counterparty: party(2), detail: String::new() };
+        assert_eq!(recoverable(damaged), Blame::Local);
+        assert_eq!(recoverable(AbortReason::MissingMulState { counterparty: party(2) }), Blame::Local);
+    }
+}

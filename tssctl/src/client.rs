@@ -1,0 +1,104 @@
+//! The manager's REST API, as a caller uses it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// The longest wait that the manager grants.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// A client of one manager.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+}
+
+/// What a caller wants signed. Absent parts are the manager's to choose.
+#[derive(Clone, Debug, Default)]
+pub struct SignRequest {
+    /// The message, as text in `encoding`.
+    pub message: String,
+    /// `utf8`, `hex` or `base64`.
+    pub encoding: Option<String>,
+    /// `sha256`, `sha256d`, `keccak256`, `eip191` or `none`.
+    pub hash: Option<String>,
+    /// The key's id.
+    pub key: Option<String>,
+    /// The derivation path.
+    pub path: Option<String>,
+}
+
+impl Client {
+    /// A client of the manager at `url`.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(url: &str) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(MAX_WAIT + Duration::from_secs(15))
+            .build()?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<(StatusCode, Value)> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.with_context(|| format!("no answer from the manager at {}", self.url))?;
+        let status = response.status();
+        let body = response.json::<Value>().await.with_context(|| format!("{status} without JSON from {path}"))?;
+        if status.is_success() {
+            return Ok((status, body));
+        }
+        let title = body["title"].as_str().unwrap_or("the manager refused");
+        match body["detail"].as_str() {
+            Some(detail) => anyhow::bail!("{title} ({status}): {detail}"),
+            None => anyhow::bail!("{title} ({status})"),
+        }
+    }
+
+    /// Asks for a signature; yields the request's id.
+    ///
+    /// # Errors
+    /// When the manager cannot be reached, or refuses.
+    pub async fn sign(&self, request: &SignRequest) -> anyhow::Result<Uuid> {
+        let mut body = json!({ "message": request.message });
+        for (name, value) in [
+            ("encoding", &request.encoding),
+            ("hash", &request.hash),
+            ("key", &request.key),
+            ("path", &request.path),
+        ] {
+            if let Some(value) = value {
+                body[name] = json!(value);
+            }
+        }
+        let (_, answer) = self.call(Method::POST, "/sign", Some(body)).await?;
+        let id = answer["request_id"].as_str().context("the answer has no request_id")?;
+        id.parse().context("the request_id is not a UUID")
+    }
+
+    /// How far a request is.
+    ///
+    /// # Errors
+    /// When the manager cannot be reached, or knows no such request.
+    pub async fn status(&self, id: Uuid) -> anyhow::Result<Value> {
+        Ok(self.call(Method::GET, &format!("/status/{id}"), None).await?.1)
+    }
+
+    /// The signature of a request, waiting up to `patience` for it. `None` if it is not there by then.
+    ///
+    /// # Errors
+    /// When the manager cannot be reached, knows no such request, or the request failed.
+    pub async fn signature(&self, id: Uuid, patience: Duration) -> anyhow::Result<Option<Value>> {
+        let wait = patience.min(MAX_WAIT).as_millis();
+        let (status, answer) = self.call(Method::GET, &format!("/signature/{id}?wait={wait}ms"), None).await?;
+        Ok((status == StatusCode::OK).then_some(answer))
+    }
+}

@@ -1,0 +1,120 @@
+//! Key generation in one process, and the share files it writes.
+//!
+//! All parties run here, so this machine sees the whole key for as long as it takes: right for
+//! development, and for a ceremony on a machine that is not connected. They run the same protocol as
+//! parties on machines of their own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use age::secrecy::SecretString;
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use tss_mpc::local::run_local_with;
+use tss_mpc::{Engine, KeygenSetup, PublicKey, SessionId, ShareDocument, SignerIndex, Threshold};
+use tss_signer::share_file::{self, Protection};
+
+/// How many rounds key generation has, for the progress display.
+const ROUNDS: u64 = 4;
+
+/// Generates a key: every signer's share.
+///
+/// # Errors
+/// When the protocol aborts.
+pub fn generate(
+    engine: &dyn Engine,
+    cluster: &str,
+    key: &str,
+    threshold: Threshold,
+) -> anyhow::Result<BTreeMap<SignerIndex, ShareDocument>> {
+    let session = SessionId(rand::random());
+    let progress = ProgressBar::new(ROUNDS).with_style(
+        ProgressStyle::with_template("{spinner} generating a {msg} key, round {pos} of {len}  {elapsed}")
+            .context("the progress template is well-formed")?,
+    );
+    progress.set_message(threshold.to_string());
+    progress.enable_steady_tick(std::time::Duration::from_millis(100));
+    let machines = threshold
+        .signers()
+        .map(|index| {
+            let setup =
+                KeygenSetup { session, cluster: cluster.to_owned(), key: key.to_owned(), index, threshold };
+            Ok((index, engine.keygen(setup)?))
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let shares = run_local_with(machines, |round| progress.set_position(round.into()));
+    progress.finish_and_clear();
+    shares.map_err(|(index, abort)| anyhow::anyhow!("key generation aborted at signer {index}: {abort}"))
+}
+
+/// The public key of a set of shares.
+///
+/// # Errors
+/// When there are none.
+pub fn public_key(shares: &BTreeMap<SignerIndex, ShareDocument>) -> anyhow::Result<PublicKey> {
+    Ok(shares.values().next().context("a key without shares")?.core.public_key)
+}
+
+/// To whom each share file is encrypted.
+///
+/// # Errors
+/// When the recipients are neither one nor one for each signer, or the passphrase is empty.
+pub fn protections(
+    recipients: &[String],
+    passphrase: Option<SecretString>,
+    threshold: Threshold,
+) -> anyhow::Result<BTreeMap<SignerIndex, Protection>> {
+    let n = usize::from(threshold.n());
+    anyhow::ensure!(
+        recipients.len() <= 1 || recipients.len() == n,
+        "--recipient stands {} times: expected once for all share files, or {n} times, once for each signer in order",
+        recipients.len()
+    );
+    Ok(threshold
+        .signers()
+        .map(|index| {
+            let own = recipients.get(usize::from(index.get()) - 1).or(recipients.first());
+            let protection = match (own, &passphrase) {
+                (Some(recipient), _) => Protection::Recipients(vec![recipient.clone()]),
+                (None, Some(passphrase)) => Protection::Passphrase(passphrase.clone()),
+                (None, None) => Protection::None,
+            };
+            (index, protection)
+        })
+        .collect())
+}
+
+/// Refuses to go on when a share file is there already: it may be the only share there is.
+///
+/// # Errors
+/// Naming the file.
+pub fn ensure_absent(files: &BTreeMap<SignerIndex, PathBuf>) -> anyhow::Result<()> {
+    for file in files.values() {
+        anyhow::ensure!(
+            !file.try_exists().with_context(|| file.display().to_string())?,
+            "{} is there already, and a share is never replaced: move it away, or name another folder with --out",
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// Writes each share to its file.
+///
+/// # Errors
+/// Naming the file that could not be written.
+pub fn write(
+    shares: &BTreeMap<SignerIndex, ShareDocument>,
+    files: &BTreeMap<SignerIndex, PathBuf>,
+    protections: &BTreeMap<SignerIndex, Protection>,
+) -> anyhow::Result<()> {
+    for (index, share) in shares {
+        let file = files.get(index).with_context(|| format!("no file for signer {index}"))?;
+        let protection = protections.get(index).unwrap_or(&Protection::None);
+        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        share_file::save(file, share, protection)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! What `tssctl` is made of.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`keygen`] | key generation in one process, and the share files it writes |
+//! | [`network`] | a manager and all signers in one process |
+//! | [`devnet`] | such a network for a developer, kept in a folder |
+//! | [`bench`] | such a network under load, against its engine's own ceiling |
+//! | [`client`] | the manager's REST API, as a caller uses it |
+
+pub mod bench;
+pub mod client;
+pub mod devnet;
+pub mod keygen;
+pub mod network;
