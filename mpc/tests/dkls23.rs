@@ -15,6 +15,7 @@ use ::dkls23::utilities::commits;
 use ::dkls23::utilities::proofs::DLogProof;
 use bip32::{ChildNumber, ExtendedKeyAttrs, XPub};
 use k256::ecdsa::signature::hazmat::PrehashVerifier;
+use k256::elliptic_curve::ff::PrimeField;
 use k256::{Scalar, Secp256k1};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,9 +23,9 @@ use serde_json::{Value, json};
 use tss_mpc::local::Machines;
 use tss_mpc::rounds::MAX_BODY;
 use tss_mpc::{
-    Abort, Blame, DerivationPath, Dkls23, Engine, EngineId, Incoming, KeygenSetup, Outgoing, PublicKey,
-    Quorum, Recipient, SessionId, SetupError, ShareDocument, ShareError, SignSetup, Signature, SignerIndex,
-    SigningShare, Step, Threshold, run_local, run_local_with,
+    Abort, Blame, DerivationPath, Dkls23, Engine, EngineId, Incoming, KeygenSetup, Machine, Outgoing,
+    PublicKey, Quorum, Recipient, SessionId, SetupError, ShareDocument, ShareError, SignSetup, Signature,
+    SignerIndex, SigningShare, Step, Threshold, run_local, run_local_with,
 };
 
 // ---- Parties, keys and a network that tampers
@@ -887,6 +888,42 @@ fn no_public_share_is_shown_before_all_are_committed_to() {
         let rounds: BTreeSet<u8> = messages.iter().filter(shows).map(|message| message.round).collect();
         assert_eq!(rounds, BTreeSet::from([3]));
     }
+}
+
+#[test]
+fn a_share_that_is_zero_names_its_owner() {
+    fn step(
+        machine: &mut dyn Machine<Output = ShareDocument>,
+        messages: &[(u8, bool, Vec<u8>)],
+    ) -> Result<(), Abort> {
+        messages.iter().try_for_each(|(round, broadcast, body)| {
+            let (round, broadcast, body) = (*round, *broadcast, body.clone());
+            machine.receive(Incoming { round, from: signer(2), broadcast, body }).map(|_| ())
+        })
+    }
+    fn body(value: impl Serialize) -> Vec<u8> {
+        postcard::to_allocvec(&value).unwrap()
+    }
+    let threshold = Threshold::new(2, 2).unwrap();
+    let setup = keygen_setup(signer(1), threshold);
+    let party = |index| ::dkls23::protocols::PartyIndex::new(index).unwrap();
+    let parameters = ::dkls23::protocols::Parameters::new(2, 2).unwrap();
+    let mut cheat = ::dkls23::DkgSession::<Secp256k1>::new(parameters, party(2), setup.session.0.to_vec());
+    let mut honest = Dkls23.keygen(setup).unwrap();
+
+    // It waits for what it is sent, and keeps the negative for itself.
+    let sent: [u8; 32] = postcard::from_bytes(&honest.start().unwrap().send[0].body).unwrap();
+    let fragment = Scalar::from_repr(sent.into()).unwrap();
+    let other = cheat.phase1()[0];
+    step(&mut *honest, &[(1, false, body(<[u8; 32]>::from(other.to_bytes())))]).unwrap();
+    let (proof, zero, derivation) = cheat.phase2(&[fragment, -fragment]).unwrap();
+    let commitments = body((proof.commitment, derivation));
+    step(&mut *honest, &[(2, true, commitments), (2, false, body(&zero[0]))]).unwrap();
+    let (zero, mul, derivation) = cheat.phase3().unwrap();
+    let openings = body((&proof.proof, derivation));
+    let abort =
+        step(&mut *honest, &[(3, true, openings), (3, false, body((&zero[0], &mul[0])))]).unwrap_err();
+    assert!(cheated(&abort, 2) && abort.reason.contains("infinity"), "{abort:?}");
 }
 
 #[test]

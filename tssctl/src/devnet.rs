@@ -79,7 +79,7 @@ pub fn describe(network: &Network, threshold: Threshold) -> anyhow::Result<Strin
 TSS devnet: {threshold}, manager and signers in one process (for development: one machine holds the key)
 
   public key         {root}
-  at path {path:<11}{derived}
+  {at:<19}{derived}
   Ethereum address   {ethereum}
   Bitcoin address    {bitcoin}
   API                {url}
@@ -91,6 +91,7 @@ Sign something:
 Ctrl-C stops it; the key stays in {data_dir}.
 ",
         root = key.public_key,
+        at = format!("at path {path}"),
         ethereum = derived.ethereum_address(),
         bitcoin = derived.bitcoin_address(),
         data_dir = shared.config.data_dir.display(),

@@ -238,11 +238,11 @@ fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
     println!("public key       {root}");
     let chain_code = shares.values().next().context("a key without shares")?.core.chain_code;
     let derived = root.derive(&chain_code, &config.path).context("the path derives no key")?;
-    println!("at path {:<9}{derived}", config.path);
+    println!("{:<17}{derived}", format!("at path {}", config.path));
     println!("Ethereum address {}", derived.ethereum_address());
     println!("Bitcoin address  {}", derived.bitcoin_address());
     for (index, file) in &files {
-        println!("signer {index:<9} {}", file.display());
+        println!("{:<17}{}", format!("signer {index}"), file.display());
     }
     println!("Give each signer its own file, and keep no copy of them together.");
     Ok(())

@@ -1054,10 +1054,10 @@ impl Listening<'_> {
         let leaving = async {
             self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await?;
             if let Some(arrival) = waiting.take() {
-                self.settle(arrival.delivery_tag, Settlement::Requeue);
+                self.give_back(arrival.delivery_tag);
             }
             while let Some(Ok(arrival)) = self.consumer.next().await {
-                self.settle(arrival.delivery_tag, Settlement::Requeue);
+                self.give_back(arrival.delivery_tag);
             }
             lapin::Result::Ok(())
         };
@@ -1139,15 +1139,22 @@ impl Listening<'_> {
     fn settle(&self, tag: DeliveryTag, settlement: Settlement) {
         let sent = match settlement {
             Settlement::Ack => self.channel.basic_ack(tag, BasicAckOptions::default()).now_or_never(),
+            // Since RabbitMQ 4.3 only a `basic.reject` counts as a delivery that failed, so that
+            // [`MAX_DELIVERIES`] is ever reached.
             Settlement::Requeue => {
-                let options = BasicNackOptions { multiple: false, requeue: true };
-                self.channel.basic_nack(tag, options).now_or_never()
+                self.channel.basic_reject(tag, BasicRejectOptions { requeue: true }).now_or_never()
             }
             Settlement::Reject => {
                 self.channel.basic_reject(tag, BasicRejectOptions { requeue: false }).now_or_never()
             }
         };
         self.log_unsettled(sent);
+    }
+
+    /// Gives back a message that the subscriber never saw.
+    fn give_back(&self, tag: DeliveryTag) {
+        let options = BasicNackOptions { multiple: false, requeue: true };
+        self.log_unsettled(self.channel.basic_nack(tag, options).now_or_never());
     }
 
     /// Notes that the broker could not be told.
@@ -1163,5 +1170,57 @@ fn received(arrived: Option<lapin::Result<Arrival>>) -> Result<Arrival, Lost> {
     match arrived {
         Some(arrived) => Ok(arrived?),
         None => Err(Lost("ended by the broker".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_is_read_as_it_is_meant() {
+        for (text, host, port, vhost, heartbeat) in [
+            ("amqp://localhost", "localhost", 5672, "/", HEARTBEAT),
+            ("amqp://localhost/", "localhost", 5672, "/", HEARTBEAT),
+            ("amqp://localhost/%2f", "localhost", 5672, "/", HEARTBEAT),
+            ("amqps://u:p%40ss@rabbit.example/tss?heartbeat=3", "rabbit.example", 5671, "tss", 3),
+            ("amqp://127.0.0.1:5673", "127.0.0.1", 5673, "/", HEARTBEAT),
+            ("amqp://u:p@[::1]:5673/tss", "::1", 5673, "tss", HEARTBEAT),
+            ("amqp://[2001:db8::7]?heartbeat=5", "2001:db8::7", 5672, "/", 5),
+        ] {
+            let uri = parse(text).unwrap();
+            assert_eq!(uri.authority.host, host, "{text}");
+            assert_eq!(uri.authority.port, port, "{text}");
+            assert_eq!(uri.vhost, vhost, "{text}");
+            assert_eq!(uri.query.heartbeat, Some(heartbeat), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_password_is_not_shown() {
+        let broker = Broker::new(parse("amqps://manager:hunter2@[::1]/").unwrap(), "name");
+        assert_eq!(broker.shown, "amqps://manager:***@[::1]:5671/%2f");
+        assert!(!format!("{broker:?}").contains("hunter2"));
+        let options = RabbitOptions {
+            uri: "amqp://manager:hunter2@localhost".into(),
+            cluster: "c".into(),
+            connection_name: "n".into(),
+        };
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_start_over_after_a_good_while() {
+        let mut pause = Pause::new();
+        let mut expected = FIRST_PAUSE;
+        for _ in 0..20 {
+            let next = pause.next();
+            assert!(next <= expected && next >= expected / 2, "{next:?}");
+            expected = (expected * 2).min(LONGEST_PAUSE);
+        }
+        pause.after(LONGEST_PAUSE / 2);
+        assert!(pause.next() >= LONGEST_PAUSE / 2);
+        pause.after(LONGEST_PAUSE * 2);
+        assert!(pause.next() <= FIRST_PAUSE);
     }
 }

@@ -150,8 +150,7 @@ impl Keygen {
     /// Sums up the shares of round 1, and commits.
     fn commit(&mut self, received: &Received) -> Result<Turn<ShareDocument>, Abort> {
         let mut fragments = Zeroizing::new(Vec::with_capacity(received.direct().len() + 1));
-        for (from, bytes) in received.decode_direct::<[u8; 32]>()? {
-            let bytes = Zeroizing::new(bytes);
+        for (from, bytes) in received.decode_direct::<Zeroizing<[u8; 32]>>()? {
             let fragment = Option::<Scalar>::from(Scalar::from_repr((*bytes).into()));
             fragments.push(
                 fragment.ok_or_else(|| Abort::cheating(from, "a share that is not below the group order"))?,
@@ -290,12 +289,15 @@ impl Keygen {
         package: &dkls23::protocols::PublicKeyPackage<Secp256k1>,
     ) -> Result<ShareDocument, Abort> {
         let KeygenSetup { session, cluster, key, index, threshold } = &self.setup;
-        let public = |point| PublicKey::from_affine(point).map_err(|error| Abort::local(error.to_string()));
+        let public_key = PublicKey::from_affine(party.pk).map_err(|error| Abort::local(error.to_string()))?;
         let mut public_shares = BTreeMap::new();
         for signer in threshold.signers() {
             let share = package.verifying_share(party_index(signer)).copied();
             let share = share.ok_or_else(|| Abort::local(format!("no public share of signer {signer}")))?;
-            public_shares.insert(signer, public(share)?);
+            // Only its owner can have arranged this, by choosing its polynomial after the others.
+            let share = PublicKey::from_affine(share)
+                .map_err(|_| Abort::cheating(signer, "a public share that is the point at infinity"))?;
+            public_shares.insert(signer, share);
         }
         let correlations = Correlations {
             session_id: session.0,
@@ -316,7 +318,7 @@ impl Keygen {
                 secret_share: SecretShare::from_scalar(&party.poly_point),
                 public_shares,
                 chain_code: *party.chain_code(),
-                public_key: public(party.pk)?,
+                public_key,
             },
             engines: EngineParts { dkls23: Some(text) },
         })
