@@ -291,7 +291,7 @@ async fn what_is_wrong_with_a_request_is_said_with_what_was_expected() {
         (json!({"message": "a?", "encoding": "base64"}), &["`message`", "base64 with padding"]),
         (json!({"message": "a", "key": "other"}), &["`key`", "no key `other`"]),
         (json!({"message": "a", "not_after": past}), &["`not_after`", "has passed", "expected a time after"]),
-        (json!({"message": "a", "not_after": "tomorrow"}), &["timestamp"]),
+        (json!({"message": "a", "not_after": "tomorrow"}), &["year"]),
     ];
     for (body, parts) in cases {
         println!("{body}");
@@ -325,12 +325,6 @@ async fn what_is_wrong_with_a_request_is_said_with_what_was_expected() {
         );
     }
     assert_eq!(api.metric("tss_requests_accepted_total").await, 0.0);
-    println!("PROBE {:?}", api.sign(&json!(["a", "utf8", "sha256", null, null, null])).await);
-    for size in [780 << 10, 800 << 10, 1000 << 10] {
-        println!("PROBE {size} {:?}", api.sign(&json!({"message": "a".repeat(size), "not_after": (Timestamp::now() + SignedDuration::from_secs(4)).to_string()})).await);
-    }
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    println!("PROBE {}", api.get("/metrics").await.text.lines().filter(|l| l.starts_with("tss_att") || l.starts_with("tss_requests")).collect::<Vec<_>>().join("\n"));
     // The manager is none the worse for it.
     let charset = [("content-type", "Application/JSON; charset=utf-8")];
     let accepted = api.sign_with(&charset, "{\"message\":\"a\"}").await;

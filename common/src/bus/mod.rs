@@ -31,7 +31,7 @@ pub const ROUNDS_CAPACITY: usize = 8192;
 pub const ROUNDS_TTL: Duration = Duration::from_secs(30);
 
 /// How many bytes wait in an inbox for rounds before the oldest message is dropped.
-pub const ROUNDS_BYTES: usize = 128 << 20;
+pub const ROUNDS_BYTES: usize = 256 << 20;
 
 /// How many messages wait at a durable address before further ones are refused.
 pub const DURABLE_CAPACITY: usize = 100_000;

@@ -1109,7 +1109,8 @@ impl Listening<'_> {
             let arrival = received(arrived)?;
             unacknowledged += 1;
             last = arrival.delivery_tag;
-            // One that was delivered before may have been received, and is not to come twice.
+            // One that was delivered before may have been received, and is not to come twice. What was
+            // on its way to a subscriber that left, or over a connection that was lost, is so lost.
             if self.is_oversized(&arrival) || arrival.redelivered {
                 continue;
             }
