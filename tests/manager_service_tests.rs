@@ -21,7 +21,8 @@ async fn test_signing_flow() {
     installation.until_healthy(&[&manager, &signers]).await;
 
     let url = installation.url();
-    let (status, headers, accepted) = post(&format!("{url}/sign"), &json!({"message": "Sunil"})).await.unwrap();
+    let (status, headers, accepted) =
+        post(&format!("{url}/sign"), &json!({"message": "Sunil"})).await.unwrap();
     assert_eq!((status, &accepted["status"]), (201, &json!("Pending")));
     let id = accepted["request_id"].as_str().unwrap();
     assert_eq!(headers["location"].to_str().unwrap(), format!("/status/{id}"));
@@ -78,7 +79,14 @@ fn verify_with_k256(digest: [u8; 32], r: [u8; 32], s: [u8; 32], x: [u8; 32], y: 
     key.verify_prehash(&digest, &signature).unwrap();
 }
 
-fn verify_with_libsecp256k1(digest: [u8; 32], r: [u8; 32], s: [u8; 32], recid: i64, x: [u8; 32], y: [u8; 32]) {
+fn verify_with_libsecp256k1(
+    digest: [u8; 32],
+    r: [u8; 32],
+    s: [u8; 32],
+    recid: i64,
+    x: [u8; 32],
+    y: [u8; 32],
+) {
     use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
     use secp256k1::{Message, PublicKey, Secp256k1};
     let key = PublicKey::from_slice(&[&[4][..], &x, &y].concat()).unwrap();

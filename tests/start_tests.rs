@@ -2,6 +2,8 @@
 //!
 //! Needs no servers: a signer has started before it has found RabbitMQ.
 
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
 use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

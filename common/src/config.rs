@@ -248,18 +248,27 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] for the first thing that is wrong.
-    pub fn from_layers(dir: &Path, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    pub fn from_layers(
+        dir: &Path,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let mut env: Vec<(String, String)> = env.into_iter().collect();
         env.sort();
         let mode = env.iter().find(|(name, _)| name == "RUN_MODE").map_or("development", |(_, value)| value);
         if !mode.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
             return Err(ConfigError::Layer {
                 layer: "RUN_MODE".into(),
-                problem: format!("`{mode}` names no file in {}: expected letters, digits, `-` or `_`", dir.display()),
+                problem: format!(
+                    "`{mode}` names no file in {}: expected letters, digits, `-` or `_`",
+                    dir.display()
+                ),
             });
         }
         let mut layers = vec![
-            file_layer(&dir.join("default.toml"), ": run from the project's folder, or name the folder with --config")?,
+            file_layer(
+                &dir.join("default.toml"),
+                ": run from the project's folder, or name the folder with --config",
+            )?,
             file_layer(&dir.join(format!("{mode}.toml")), ": RUN_MODE names the file without `.toml`")?,
         ];
         for (name, value) in &env {
@@ -271,9 +280,8 @@ impl Config {
         for layer in &layers {
             merge(&mut merged, layer.table.clone());
         }
-        let config: Self = Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Layer {
-            layer: "configuration".into(),
-            problem: error.message().to_owned(),
+        let config: Self = Value::Table(merged).try_into().map_err(|error: toml::de::Error| {
+            ConfigError::Layer { layer: "configuration".into(), problem: error.message().to_owned() }
         })?;
         let config = config.with_secret_files(&layers)?;
         config.check(&layers)?;
@@ -312,7 +320,10 @@ impl Config {
             return wrong("key", "expected 1 to 63 lower-case letters, digits or hyphens".into());
         }
         if Threshold::new(2, self.total_parties).is_err() {
-            return wrong("total_parties", format!("{} signers: expected 2 to {MAX_SIGNERS}", self.total_parties));
+            return wrong(
+                "total_parties",
+                format!("{} signers: expected 2 to {MAX_SIGNERS}", self.total_parties),
+            );
         }
         if Threshold::new(self.threshold, self.total_parties).is_err() {
             let problem = format!("{}: expected 2 to total_parties = {}", self.threshold, self.total_parties);
@@ -321,7 +332,10 @@ impl Config {
         if !["amqp://", "amqps://"].iter().any(|scheme| self.rabbitmq_uri.expose().starts_with(scheme)) {
             return wrong("rabbitmq_uri", "expected amqp://… or amqps://…".into());
         }
-        if !["mongodb://", "mongodb+srv://"].iter().any(|scheme| self.mongodb_uri.expose().starts_with(scheme)) {
+        if !["mongodb://", "mongodb+srv://"]
+            .iter()
+            .any(|scheme| self.mongodb_uri.expose().starts_with(scheme))
+        {
             return wrong("mongodb_uri", "expected mongodb://… or mongodb+srv://…".into());
         }
         if !["http://", "https://"].iter().any(|scheme| self.manager_url.starts_with(scheme)) {
@@ -430,7 +444,12 @@ mod tests {
         let config = load(
             "manager_port = 1\nthreshold = 2\n[limits]\nactive = 1\npending = 2",
             "manager_port = 2\n[limits]\nactive = 3",
-            &[("TSS_LIMITS__ACTIVE", "4"), ("TSS_CLUSTER", "prod"), ("HOME", "/"), ("TSS_MONGODB_DATABASE", "12")],
+            &[
+                ("TSS_LIMITS__ACTIVE", "4"),
+                ("TSS_CLUSTER", "prod"),
+                ("HOME", "/"),
+                ("TSS_MONGODB_DATABASE", "12"),
+            ],
         )
         .unwrap();
         assert_eq!((config.manager_port, config.threshold), (2, 2));

@@ -76,10 +76,9 @@ impl fmt::Display for HashAlgorithm {
 impl FromStr for HashAlgorithm {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|algorithm| algorithm.as_str() == name)
-            .ok_or_else(|| format!("unknown hash `{name}`: expected sha256, sha256d, keccak256, eip191 or none"))
+        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name).ok_or_else(|| {
+            format!("unknown hash `{name}`: expected sha256, sha256d, keccak256, eip191 or none")
+        })
     }
 }
 

@@ -14,7 +14,8 @@ const QUIET: &str = "lapin=off";
 /// Starts logging to standard error for the whole process. `RUST_LOG` goes before the configured
 /// level. A second call changes nothing.
 pub fn init_logs(config: &LogConfig) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{},{QUIET}", config.level)));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("{},{QUIET}", config.level)));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -236,7 +236,12 @@ mod tests {
             attempt: 3,
             from: SignerIndex::new(1).unwrap(),
             to: SignerIndex::new(2).unwrap(),
-            body: Body::Round { session: SessionId([9; 32]), round: 1, broadcast: false, payload: vec![1, 2, 3] },
+            body: Body::Round {
+                session: SessionId([9; 32]),
+                round: 1,
+                broadcast: false,
+                payload: vec![1, 2, 3],
+            },
         }
     }
 

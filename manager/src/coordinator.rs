@@ -444,7 +444,8 @@ impl Coordinator {
             }
         }
         self.metrics.stage("begin", began);
-        request.progress = Progress { attempts: number, quorum: Some(quorum.clone()), state: State::InProgress };
+        request.progress =
+            Progress { attempts: number, quorum: Some(quorum.clone()), state: State::InProgress };
         self.publish_progress(request);
 
         let patience = self.options.attempt_timeout.min(left(request));
@@ -484,7 +485,8 @@ impl Coordinator {
 
     async fn send_attempt(&self, attempt: &Attempt) -> Result<(), String> {
         let bytes = wire::to_json(attempt).map_err(|error| error.to_string())?;
-        let sends = attempt.quorum.iter().map(|index| self.bus.publish(Address::Requests(index), bytes.clone()));
+        let sends =
+            attempt.quorum.iter().map(|index| self.bus.publish(Address::Requests(index), bytes.clone()));
         join_all(sends).await.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())
     }
 

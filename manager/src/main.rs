@@ -34,8 +34,9 @@ async fn run() -> anyhow::Result<()> {
     let stop = process::stop_on_signal()?;
 
     let address = SocketAddr::new(config.manager_address, config.manager_port);
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("`manager_port`: cannot listen on {address}"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("`manager_port`: cannot listen on {address}"))?;
     let store = store::open(&config)?;
     let bus: Arc<RabbitBus> = RabbitBus::connect(RabbitOptions {
         uri: config.rabbitmq_uri.expose().to_owned(),

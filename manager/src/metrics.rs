@@ -40,7 +40,8 @@ pub struct Metrics {
 impl Metrics {
     /// Registers the metrics.
     pub fn new(registry: &Registry) -> Self {
-        let seconds = vec![0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        let seconds =
+            vec![0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
         let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help));
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
         let counters = |name: &str, help: &str, labels: &[&str]| {
@@ -61,8 +62,11 @@ impl Metrics {
             signing_seconds: register(
                 registry,
                 Histogram::with_opts(
-                    HistogramOpts::new("tss_signing_seconds", "Seconds from a request's acceptance to its signature.")
-                        .buckets(seconds.clone()),
+                    HistogramOpts::new(
+                        "tss_signing_seconds",
+                        "Seconds from a request's acceptance to its signature.",
+                    )
+                    .buckets(seconds.clone()),
                 ),
             ),
             stage_seconds: register(
@@ -92,7 +96,10 @@ impl Metrics {
             threshold: gauge("tss_threshold", "Signers needed to sign."),
             up: register(
                 registry,
-                IntGaugeVec::new(Opts::new("tss_part_up", "1 while a part can be reached: store or bus."), &["part"]),
+                IntGaugeVec::new(
+                    Opts::new("tss_part_up", "1 while a part can be reached: store or bus."),
+                    &["part"],
+                ),
             ),
             http: counters(
                 "tss_http_responses_total",

@@ -149,7 +149,8 @@ impl Presence {
                     && !excluded.contains(index)
             })
             .map(|(&index, seen)| {
-                let penalised = avoided.contains(&index) || seen.penalised_until.is_some_and(|until| now < until);
+                let penalised =
+                    avoided.contains(&index) || seen.penalised_until.is_some_and(|until| now < until);
                 (penalised, seen.assigned, rand::random::<u32>(), index, &seen.heartbeat.banned)
             })
             .collect();
@@ -160,7 +161,8 @@ impl Presence {
             chosen.clear();
             for (.., index, banned) in &candidates {
                 let at_odds = |other: &SignerIndex| {
-                    banned.contains(other) || signers.get(other).is_some_and(|seen| seen.heartbeat.banned.contains(index))
+                    banned.contains(other)
+                        || signers.get(other).is_some_and(|seen| seen.heartbeat.banned.contains(index))
                 };
                 if chosen.len() < needed && !chosen.iter().any(at_odds) {
                     chosen.push(*index);
@@ -219,7 +221,14 @@ mod tests {
         Heartbeat {
             signer: index(signer),
             instance: Uuid::from_u128(signer.into()),
-            key: KeyAnnouncement { id, epoch, scheme: Scheme::EcdsaSecp256k1, threshold, public_key, chain_code },
+            key: KeyAnnouncement {
+                id,
+                epoch,
+                scheme: Scheme::EcdsaSecp256k1,
+                threshold,
+                public_key,
+                chain_code,
+            },
             engines: vec![EngineId::Dkls23],
             sessions: 0,
             banned: set(banned),
@@ -252,8 +261,14 @@ mod tests {
     fn the_excluded_never_sign_and_the_avoided_only_if_they_must() {
         let presence = presence((1..=3).map(|i| heartbeat(i, 1, &[], false)));
         for _ in 0..10 {
-            assert_eq!(choose(&presence, &[2], &[]).unwrap().quorum, Quorum::new([index(1), index(3)]).unwrap());
-            assert_eq!(choose(&presence, &[], &[1]).unwrap().quorum, Quorum::new([index(2), index(3)]).unwrap());
+            assert_eq!(
+                choose(&presence, &[2], &[]).unwrap().quorum,
+                Quorum::new([index(1), index(3)]).unwrap()
+            );
+            assert_eq!(
+                choose(&presence, &[], &[1]).unwrap().quorum,
+                Quorum::new([index(2), index(3)]).unwrap()
+            );
             assert!(choose(&presence, &[2], &[1]).unwrap().quorum.contains(index(1)));
         }
         assert!(choose(&presence, &[1, 2], &[]).is_none());
@@ -261,8 +276,11 @@ mod tests {
 
     #[test]
     fn a_pair_that_is_banned_is_never_chosen() {
-        let presence =
-            presence([heartbeat(1, 1, &[2], false), heartbeat(2, 1, &[], false), heartbeat(3, 1, &[], false)]);
+        let presence = presence([
+            heartbeat(1, 1, &[2], false),
+            heartbeat(2, 1, &[], false),
+            heartbeat(3, 1, &[], false),
+        ]);
         for _ in 0..50 {
             assert!(choose(&presence, &[], &[]).unwrap().quorum.contains(index(3)));
         }

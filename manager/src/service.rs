@@ -136,7 +136,9 @@ impl Manager {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        axum::serve(listener, api::router(self.shared.clone())).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        axum::serve(listener, api::router(self.shared.clone()))
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await?;
         Ok(())
     }
 
@@ -238,7 +240,9 @@ impl Shared {
             };
             if !self.coordinator.deliver(&outcome) {
                 let forwarded = match wire::to_json(&Notice::Outcome(outcome)) {
-                    Ok(bytes) => self.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string()),
+                    Ok(bytes) => {
+                        self.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string())
+                    }
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(error) = forwarded {

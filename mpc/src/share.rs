@@ -192,6 +192,11 @@ impl CoreShare {
                 ));
             }
         }
+        // A threshold above the real one would pass so far: more shares than needed give the key too.
+        let fewer: Vec<u8> = (1..threshold.t()).collect();
+        if self.interpolate(&fewer)?.to_affine() == *self.public_key.as_affine() {
+            return inconsistent(format!("{} public shares give the public key already", fewer.len()));
+        }
         Ok(())
     }
 

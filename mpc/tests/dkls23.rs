@@ -489,6 +489,7 @@ fn a_damaged_share_document_is_refused() {
     assert!(inconsistent(|json| {
         json["core"]["public_shares"].as_object_mut().unwrap().remove("2");
     }));
+    assert!(inconsistent(|json| json["core"]["threshold"]["threshold"] = json!(3)));
 
     let malformed = |change: fn(&mut Value)| matches!(open_changed(change), Err(ShareError::Malformed(_)));
     assert!(malformed(|json| json["core"]["secret_share"] = json!("ff".repeat(32))));

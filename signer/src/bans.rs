@@ -46,7 +46,8 @@ impl BanList {
             }
             Ok((database, banned))
         };
-        let (database, banned) = open().with_context(|| format!("the signer's database {}", file.display()))?;
+        let (database, banned) =
+            open().with_context(|| format!("the signer's database {}", file.display()))?;
         Ok(Self { database, key: key.into(), public_key: public_key.into(), banned: Mutex::new(banned) })
     }
 

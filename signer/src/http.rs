@@ -36,8 +36,9 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Shared { registry, bus });
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("`signer_port`: cannot listen on {address}"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("`signer_port`: cannot listen on {address}"))?;
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?;
     Ok(())
 }
@@ -45,7 +46,9 @@ pub async fn serve(
 async fn ready(State(shared): State<Shared>) -> Response {
     match &*shared.bus.state().borrow() {
         BusState::Up => (StatusCode::OK, "ready\n").into_response(),
-        BusState::Down(_) => (StatusCode::SERVICE_UNAVAILABLE, "the message bus is unreachable\n").into_response(),
+        BusState::Down(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the message bus is unreachable\n").into_response()
+        }
     }
 }
 

@@ -93,15 +93,18 @@ fn load_shares(config: &Config, index: Option<u8>) -> anyhow::Result<Vec<ShareDo
     let mut shares: Vec<ShareDocument> = Vec::with_capacity(wanted.len());
     for index in wanted {
         let file = files.get(&index).with_context(|| format!("`signer{index}_key_file` is not set"))?;
-        let expected =
-            share_file::Expected { cluster: &config.cluster, key: &config.key, index, threshold };
+        let expected = share_file::Expected { cluster: &config.cluster, key: &config.key, index, threshold };
         let share = share_file::load(file, &expected, config.signer_identity_file.as_deref())
             .context("no share to sign with (`tssctl keygen` makes a new key)")?;
         if let Some(first) = shares.first() {
             anyhow::ensure!(
                 (first.core.public_key, first.epoch) == (share.core.public_key, share.epoch),
                 "share file {}: it holds a share of public key {} at epoch {}: expected {} at epoch {}, as the others",
-                file.display(), share.core.public_key, share.epoch, first.core.public_key, first.epoch,
+                file.display(),
+                share.core.public_key,
+                share.epoch,
+                first.core.public_key,
+                first.epoch,
             );
         }
         shares.push(share);

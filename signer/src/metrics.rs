@@ -70,7 +70,11 @@ impl Metrics {
         };
         let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
         Self {
-            sessions_active: gauge("tss_signer_sessions_active", "Sessions a signer takes part in now.", &["signer"]),
+            sessions_active: gauge(
+                "tss_signer_sessions_active",
+                "Sessions a signer takes part in now.",
+                &["signer"],
+            ),
             sessions: counter(
                 "tss_signer_sessions_total",
                 "Sessions that ended, by outcome: signed, aborted, refused, unable or expired.",
@@ -97,9 +101,21 @@ impl Metrics {
                 "Protocol messages that were not used, by reason.",
                 &["signer", "reason"],
             ),
-            key_epoch: gauge("tss_signer_key_epoch", "Epoch of the share a signer holds.", &["signer", "key"]),
-            banned: gauge("tss_signer_banned", "How many signers this one never signs with again.", &["signer"]),
-            bus_up: gauge("tss_signer_bus_up", "1 while the signer is connected to the message bus.", &["signer"]),
+            key_epoch: gauge(
+                "tss_signer_key_epoch",
+                "Epoch of the share a signer holds.",
+                &["signer", "key"],
+            ),
+            banned: gauge(
+                "tss_signer_banned",
+                "How many signers this one never signs with again.",
+                &["signer"],
+            ),
+            bus_up: gauge(
+                "tss_signer_bus_up",
+                "1 while the signer is connected to the message bus.",
+                &["signer"],
+            ),
         }
     }
 

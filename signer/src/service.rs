@@ -14,7 +14,9 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusError, BusState, Delivery};
-use tss_common::wire::{self, Attempt, Ending, Envelope, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Outcome};
+use tss_common::wire::{
+    self, Attempt, Ending, Envelope, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Outcome,
+};
 use tss_mpc::{Engine, EngineId, ShareDocument, SignerIndex};
 use uuid::Uuid;
 
@@ -366,7 +368,9 @@ impl Inner {
             stopping,
         };
         let sent = match wire::to_json(&Notice::Heartbeat(heartbeat)) {
-            Ok(bytes) => self.party.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string()),
+            Ok(bytes) => {
+                self.party.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = sent {

@@ -13,7 +13,8 @@ use tss_common::bus::{Address, Bus, BusError};
 use tss_common::session::{Nonce, SessionContext};
 use tss_common::wire::{Attempt, Body, Envelope};
 use tss_mpc::{
-    Abort, Incoming, Machine, Outgoing, Recipient, SessionId, SignSetup, Signature, SignerIndex, SigningShare, Step,
+    Abort, Incoming, Machine, Outgoing, Recipient, SessionId, SignSetup, Signature, SignerIndex,
+    SigningShare, Step,
 };
 
 use crate::compute::Compute;
@@ -72,7 +73,10 @@ struct Session<'a> {
 impl Session<'_> {
     /// Shows a fresh nonce to the others and collects theirs: that determines the session's id. Also
     /// yields messages of quicker parties, whose turn comes later.
-    async fn join(&self, messages: &mut mpsc::Receiver<Envelope>) -> Result<(SessionId, Vec<Envelope>), Abort> {
+    async fn join(
+        &self,
+        messages: &mut mpsc::Receiver<Envelope>,
+    ) -> Result<(SessionId, Vec<Envelope>), Abort> {
         let Self { party, attempt, deadline } = self;
         let me = party.index;
         let nonce = Nonce::random();
@@ -188,7 +192,9 @@ impl Session<'_> {
             Recipient::All => {
                 let others = self.attempt.quorum.others(self.party.index);
                 others
-                    .map(|index| (index, Body::Round { session, round, broadcast: true, payload: payload.clone() }))
+                    .map(|index| {
+                        (index, Body::Round { session, round, broadcast: true, payload: payload.clone() })
+                    })
                     .collect()
             }
         }

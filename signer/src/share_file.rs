@@ -41,7 +41,9 @@ pub enum Problem {
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// Everybody on the machine could read it.
-    #[error("its permissions are {0:04o}, so everybody can read or change it: expected 0600 or 0440 (chmod 600)")]
+    #[error(
+        "its permissions are {0:04o}, so everybody can read or change it: expected 0600 or 0440 (chmod 600)"
+    )]
     Exposed(u32),
     /// It is far too long.
     #[error("it has more than {MAX_FILE} bytes")]
@@ -91,7 +93,11 @@ pub enum Protection {
 ///
 /// # Errors
 /// [`ShareFileError`] saying what is wrong.
-pub fn load(file: &Path, expected: &Expected<'_>, identity: Option<&Path>) -> Result<ShareDocument, ShareFileError> {
+pub fn load(
+    file: &Path,
+    expected: &Expected<'_>,
+    identity: Option<&Path>,
+) -> Result<ShareDocument, ShareFileError> {
     let read = || {
         let document = ShareDocument::from_json(&decrypt(read_private(file)?, identity)?)?;
         check(&document, expected)?;
@@ -121,19 +127,21 @@ fn read_private(file: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
     if metadata.len() > MAX_FILE {
         return Err(Problem::TooLong);
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1));
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1));
     file.take(MAX_FILE).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 fn decrypt(bytes: Zeroizing<Vec<u8>>, identity: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    if !bytes.starts_with(b"age-encryption.org/") && !bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----") {
+    if !bytes.starts_with(b"age-encryption.org/") && !bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----")
+    {
         return Ok(bytes);
     }
     let identities = read_identities(identity.ok_or(Problem::Encrypted)?)?;
     let undecryptable = |error: &dyn std::fmt::Display| Problem::Undecryptable(error.to_string());
-    let decryptor =
-        age::Decryptor::new_buffered(ArmoredReader::new(&bytes[..])).map_err(|error| undecryptable(&error))?;
+    let decryptor = age::Decryptor::new_buffered(ArmoredReader::new(&bytes[..]))
+        .map_err(|error| undecryptable(&error))?;
     let mut reader =
         decryptor.decrypt(identities.iter().map(AsRef::as_ref)).map_err(|error| undecryptable(&error))?;
     let mut plain = Zeroizing::new(Vec::with_capacity(bytes.len()));
@@ -151,7 +159,8 @@ fn read_identities(file: &Path) -> Result<Vec<Box<dyn age::Identity>>, Problem> 
         let parse = |line: &str| line.parse::<age::x25519::Identity>().map_err(|error| wrong(error.into()));
         return lines().map(|line| Ok(Box::new(parse(line)?) as Box<dyn age::Identity>)).collect();
     }
-    let passphrase = lines().next().ok_or_else(|| wrong("expected AGE-SECRET-KEY-… or a passphrase".into()))?;
+    let passphrase =
+        lines().next().ok_or_else(|| wrong("expected AGE-SECRET-KEY-… or a passphrase".into()))?;
     Ok(vec![Box::new(age::scrypt::Identity::new(SecretString::from(passphrase.to_owned())))])
 }
 

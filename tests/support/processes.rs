@@ -146,11 +146,17 @@ impl Installation {
 }
 
 async fn remove_topology(cluster: &str) -> lapin::Result<()> {
-    let connection = lapin::Connection::connect(&rabbitmq_uri(), lapin::ConnectionProperties::default()).await?;
+    let connection =
+        lapin::Connection::connect(&rabbitmq_uri(), lapin::ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     let queues = (1..=3).flat_map(|i| [format!("requests.{i}"), format!("rounds.{i}")]);
     for queue in queues.chain(["results".into(), "dead".into()]) {
-        channel.queue_delete(format!("tss.{cluster}.{queue}").into(), lapin::options::QueueDeleteOptions::default()).await?;
+        channel
+            .queue_delete(
+                format!("tss.{cluster}.{queue}").into(),
+                lapin::options::QueueDeleteOptions::default(),
+            )
+            .await?;
     }
     for exchange in ["requests", "rounds", "results", "presence", "dead"] {
         let options = lapin::options::ExchangeDeleteOptions::default();

@@ -97,7 +97,10 @@ pub async fn run(options: &BenchOptions) -> anyhow::Result<Report> {
         tokio::task::spawn_blocking(move || keygen::generate(&*engine, &cluster, &key, threshold)).await??
     };
     let opened: Arc<BTreeMap<SignerIndex, Arc<dyn SigningShare>>> = Arc::new(
-        shares.iter().map(|(&index, share)| Ok((index, engine.open(share)?))).collect::<anyhow::Result<_>>()?,
+        shares
+            .iter()
+            .map(|(&index, share)| Ok((index, engine.open(share)?)))
+            .collect::<anyhow::Result<_>>()?,
     );
     let network = Network::start(NetworkOptions {
         config: config.clone(),

@@ -45,14 +45,21 @@ impl Client {
         Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<(StatusCode, Value)> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.send().await.with_context(|| format!("no answer from the manager at {}", self.url))?;
+        let response =
+            request.send().await.with_context(|| format!("no answer from the manager at {}", self.url))?;
         let status = response.status();
-        let body = response.json::<Value>().await.with_context(|| format!("{status} without JSON from {path}"))?;
+        let body =
+            response.json::<Value>().await.with_context(|| format!("{status} without JSON from {path}"))?;
         if status.is_success() {
             return Ok((status, body));
         }
@@ -98,7 +105,8 @@ impl Client {
     /// When the manager cannot be reached, knows no such request, or the request failed.
     pub async fn signature(&self, id: Uuid, patience: Duration) -> anyhow::Result<Option<Value>> {
         let wait = patience.min(MAX_WAIT).as_millis();
-        let (status, answer) = self.call(Method::GET, &format!("/signature/{id}?wait={wait}ms"), None).await?;
+        let (status, answer) =
+            self.call(Method::GET, &format!("/signature/{id}?wait={wait}ms"), None).await?;
         Ok((status == StatusCode::OK).then_some(answer))
     }
 }

@@ -111,8 +111,9 @@ fn shares(config: &Config, options: &DevnetOptions) -> anyhow::Result<BTreeMap<S
             .map(|(&index, file)| {
                 let expected =
                     Expected { cluster: CLUSTER, key: &config.key, index, threshold: options.threshold };
-                let share = share_file::load(file, &expected, None)
-                    .context("this devnet cannot go on with its key; --data-dir names another folder for another key")?;
+                let share = share_file::load(file, &expected, None).context(
+                    "this devnet cannot go on with its key; --data-dir names another folder for another key",
+                )?;
                 Ok((index, share))
             })
             .collect();

@@ -234,7 +234,12 @@ fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
     keygen::write(&shares, &files, &protections)?;
 
     let root = keygen::public_key(&shares)?;
-    println!("{threshold} key `{}` of cluster `{}` in {:.1} s", config.key, config.cluster, began.elapsed().as_secs_f64());
+    println!(
+        "{threshold} key `{}` of cluster `{}` in {:.1} s",
+        config.key,
+        config.cluster,
+        began.elapsed().as_secs_f64()
+    );
     println!("public key       {root}");
     let chain_code = shares.values().next().context("a key without shares")?.core.chain_code;
     let derived = root.derive(&chain_code, &config.path).context("the path derives no key")?;
@@ -249,7 +254,8 @@ fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
 }
 
 fn read_passphrase(file: &Path) -> anyhow::Result<SecretString> {
-    let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
+    let text =
+        zeroize::Zeroizing::new(std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
     let line = text.lines().next().unwrap_or_default().trim();
     anyhow::ensure!(!line.is_empty(), "{}: expected a passphrase on the first line", file.display());
     Ok(SecretString::from(line.to_owned()))
@@ -277,7 +283,10 @@ async fn run_sign(arguments: SignArguments) -> anyhow::Result<()> {
     }
     match client.signature(id, Duration::from_secs(arguments.wait)).await? {
         Some(signature) => print_json(&signature),
-        None => anyhow::bail!("request {id} is not signed after {} s (`tssctl status {id}` asks again)", arguments.wait),
+        None => anyhow::bail!(
+            "request {id} is not signed after {} s (`tssctl status {id}` asks again)",
+            arguments.wait
+        ),
     }
 }
 
@@ -292,7 +301,12 @@ fn run_verify(arguments: &VerifyArguments) -> anyhow::Result<()> {
         hex::decode(arguments.signature.trim_start_matches("0x")).context("--signature: expected hex")?;
     match Signature::from_encoding(&signature, &arguments.public_key, &digest) {
         Ok(signature) => {
-            println!("valid: made by {} over {}, recid {}", arguments.public_key, hex::encode(digest), signature.recid);
+            println!(
+                "valid: made by {} over {}, recid {}",
+                arguments.public_key,
+                hex::encode(digest),
+                signature.recid
+            );
             Ok(())
         }
         Err(error) => anyhow::bail!("invalid: {error}"),

@@ -69,9 +69,9 @@ impl Network {
             None => MemoryBus::new(),
         };
         let address = SocketAddr::new(config.manager_address, config.manager_port);
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address} (--port names another port)")
-        })?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} (--port names another port)"))?;
         let address = listener.local_addr()?;
 
         let registry = Registry::new();
@@ -141,7 +141,8 @@ impl Network {
         // Connections that clients keep open do not hold the end up.
         let served = tokio::time::timeout(Duration::from_secs(2), server).await;
         manager.stop().await;
-        futures::future::join_all(signers.into_iter().map(|signer| signer.stop(Duration::from_secs(5)))).await;
+        futures::future::join_all(signers.into_iter().map(|signer| signer.stop(Duration::from_secs(5))))
+            .await;
         bus.close().await;
         match served {
             Ok(result) => result.context("the server panicked")?,

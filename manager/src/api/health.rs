@@ -71,7 +71,9 @@ pub fn is_well(shared: &Shared) -> bool {
 fn usable_signers(shared: &Shared) -> Vec<SignerIndex> {
     let Some(key) = shared.keys.get(&shared.config.key) else { return Vec::new() };
     let live = shared.presence.live().into_iter();
-    live.filter(|heartbeat| heartbeat.key.public_key == key.public_key).map(|heartbeat| heartbeat.signer).collect()
+    live.filter(|heartbeat| heartbeat.key.public_key == key.public_key)
+        .map(|heartbeat| heartbeat.signer)
+        .collect()
 }
 
 /// 200 while the process answers.

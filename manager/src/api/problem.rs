@@ -45,23 +45,35 @@ impl Kind {
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, "no-such-route", "No such route"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+            }
             Self::MalformedId => (StatusCode::BAD_REQUEST, "malformed-id", "The request id is not a UUID"),
             Self::UnknownRequest => (StatusCode::NOT_FOUND, "unknown-request", "No request has this id"),
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
-            Self::NotJson => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", "The body is not declared as application/json")
-            }
+            Self::NotJson => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "not-json",
+                "The body is not declared as application/json",
+            ),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
-            Self::InvalidRequest => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "The request is invalid"),
+            Self::InvalidRequest => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "The request is invalid")
+            }
             Self::IdempotencyConflict => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-conflict",
                 "The idempotency key was used for another request",
             ),
-            Self::RequestFailed => (StatusCode::CONFLICT, "request-failed", "The request ended without a signature"),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A needed part is unreachable"),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests are waiting"),
+            Self::RequestFailed => {
+                (StatusCode::CONFLICT, "request-failed", "The request ended without a signature")
+            }
+            Self::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A needed part is unreachable")
+            }
+            Self::Overloaded => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests are waiting")
+            }
             Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "timed-out", "The request took too long"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }

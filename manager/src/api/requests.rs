@@ -94,7 +94,10 @@ impl RequestState {
 }
 
 /// How far a request is: attempts, quorum, and the reason if it failed.
-pub async fn status(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Status>, Problem> {
+pub async fn status(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Status>, Problem> {
     let request = find(&shared, &id, Duration::ZERO).await?;
     let reason = match &request.progress.state {
         RequestState::Failed { reason, .. } => Some(reason.clone()),
@@ -182,7 +185,10 @@ fn parse_wait(text: &str) -> Result<Duration, Problem> {
     };
     duration.filter(|&wait| wait <= MAX_WAIT).ok_or_else(|| {
         let most = MAX_WAIT.as_secs();
-        Problem::new(Kind::InvalidRequest, format!("`wait`: expected seconds or milliseconds like `10s` or `500ms`, up to {most}s"))
+        Problem::new(
+            Kind::InvalidRequest,
+            format!("`wait`: expected seconds or milliseconds like `10s` or `500ms`, up to {most}s"),
+        )
     })
 }
 

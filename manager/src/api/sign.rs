@@ -67,9 +67,9 @@ impl Encoding {
             Self::Utf8 => Ok(text.as_bytes().to_vec()),
             Self::Hex => hex::decode(text.strip_prefix("0x").unwrap_or(text))
                 .map_err(|error| wrong("an even number of hex digits", &error)),
-            Self::Base64 => {
-                STANDARD.decode(text).map_err(|error| wrong("standard base64 with padding (RFC 4648)", &error))
-            }
+            Self::Base64 => STANDARD
+                .decode(text)
+                .map_err(|error| wrong("standard base64 with padding (RFC 4648)", &error)),
         }
     }
 }
@@ -129,10 +129,13 @@ async fn accept(
 
 fn parse(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<SignBody, Problem> {
     let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Kind::BodyTooLarge, format!("expected at most {MAX_BODY} bytes")),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(Kind::BodyTooLarge, format!("expected at most {MAX_BODY} bytes"))
+        }
         _ => Problem::new(Kind::MalformedJson, "the body could not be read"),
     })?;
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(Kind::NotJson, "expected the header `content-type: application/json`"));
@@ -146,7 +149,8 @@ fn parse(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Sig
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()));
-    let expected = || format!("`idempotency-key`: expected 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters");
+    let expected =
+        || format!("`idempotency-key`: expected 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters");
     key.map(|key| Some(key.to_owned())).ok_or_else(|| Problem::new(Kind::InvalidRequest, expected()))
 }
 
@@ -191,7 +195,8 @@ mod tests {
 
     fn request(body: serde_json::Value) -> Result<Request, String> {
         let body: SignBody = serde_json::from_value(body).map_err(|error| error.to_string())?;
-        build(body, Some("k".into()), &Config::default(), Timestamp::UNIX_EPOCH).map_err(|problem| format!("{problem:?}"))
+        build(body, Some("k".into()), &Config::default(), Timestamp::UNIX_EPOCH)
+            .map_err(|problem| format!("{problem:?}"))
     }
 
     #[test]
@@ -217,7 +222,10 @@ mod tests {
             (serde_json::json!({"message": "a", "path": "0'/1"}), ["0'", "hardened"]),
             (serde_json::json!({"message": "a", "path": "x"}), ["x", "as in `0/1/2`"]),
             (serde_json::json!({"message": "ab", "encoding": "hex", "hash": "none"}), ["32 bytes", "got 1"]),
-            (serde_json::json!({"message": "a", "not_after": "1969-01-01T00:00:00Z"}), ["not_after", "has passed"]),
+            (
+                serde_json::json!({"message": "a", "not_after": "1969-01-01T00:00:00Z"}),
+                ["not_after", "has passed"],
+            ),
             (serde_json::json!({"message": "a", "not_after": 7}), ["invalid type", "RFC"]),
         ] {
             let error = request(body.clone()).unwrap_err();

@@ -82,10 +82,13 @@ struct Write {
     apply: Box<dyn FnOnce(&mut Tables<'_>) -> Applied + Send>,
 }
 
+/// Tells a caller what came of its write, given what came of the commit.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
 /// A write after it was applied: what remains is to tell the caller whether it was committed, and
 /// whether others can be committed with it.
 struct Applied {
-    answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+    answer: Answer,
     broken: ControlFlow<StoreError>,
 }
 
@@ -349,7 +352,7 @@ fn write_all(database: &Database, mut queue: mpsc::Receiver<Write>) {
 fn commit_together(
     database: &Database,
     batch: Vec<Write>,
-    answers: &mut Vec<Box<dyn FnOnce(Result<(), StoreError>) + Send>>,
+    answers: &mut Vec<Answer>,
 ) -> Result<(), StoreError> {
     let transaction = database.begin_write().map_err(failure)?;
     let mut tables = Tables::open(&transaction)?;
@@ -467,12 +470,12 @@ impl Store for EmbeddedStore {
         let progress = Progress { attempts: attempt, quorum: Some(quorum.clone()), state: State::InProgress };
         let status = encode(&Status { progress, lease: None })?;
         self.write(status.len(), move |tables| {
-            if !tables.lease(id)?.is_some_and(|row| row.lease.holder == holder) {
-                return Ok(false);
+            let driven = tables.lease(id)?.is_some_and(|row| row.lease.holder == holder);
+            if driven {
+                tables.changed = true;
+                tables.status.insert(id, status.as_slice())?;
             }
-            tables.changed = true;
-            tables.status.insert(id, status.as_slice())?;
-            Ok(true)
+            Ok(driven)
         })
         .await
     }

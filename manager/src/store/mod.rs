@@ -214,13 +214,15 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Request>, StoreError>;
 
-    /// Prolongs the lease of every unfinished request that `lease.holder` drives.
+    /// Prolongs the lease of every unfinished request that `lease.holder` drives. One that ends later
+    /// already stays as it is.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Removes finished requests that ended before `before`; yields how many.
+    /// Removes finished requests that ended before `before`; yields how many. What takes longer than
+    /// [`OPERATION_TIMEOUT`] is left for the next call.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -238,7 +238,6 @@ impl MongoStore {
                 doc! { "idempotency.key": { "$exists": true } },
             ),
             index("unfinished_by_lease", doc! { "lease.until": 1 }, None, doc! { "finished": false }),
-            index("unfinished_by_holder", doc! { "lease.holder": 1 }, None, doc! { "finished": false }),
             index("finished_by_time", doc! { "finished_at": 1 }, None, doc! { "finished": true }),
         ];
         within(async {
@@ -391,11 +390,13 @@ impl Store for MongoStore {
     }
 
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
-        let filter = doc! { "finished": false, "lease.holder": uuid(lease.holder) };
-        let change = doc! { "$max": { "lease.until": Time(lease.until) } };
+        let until = Time(lease.until);
+        let held =
+            doc! { "finished": false, "lease.until": { "$lt": until }, "lease.holder": uuid(lease.holder) };
         within(async {
             let requests = &self.collections().await?.requests;
-            requests.update_many(filter, change).await.map_err(failure)?;
+            let longer = doc! { "$set": { "lease.until": until } };
+            requests.update_many(held, longer).await.map_err(failure)?;
             Ok(())
         })
         .await
