@@ -1,14 +1,17 @@
 //! Manager and signers as processes of their own, against a real RabbitMQ and a real MongoDB.
 
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-#[path = "support/processes.rs"]
-mod processes;
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "support/installation.rs"]
+mod installation;
 
-use processes::{Installation, START, get, post};
+use installation::{Installation, START, get, post};
 
 /// What the first network's README shows: start both, `POST /sign`, poll `/signing_result/{id}`. The
 /// answer has its shape, field for field, and the signature verifies with two independent libraries.

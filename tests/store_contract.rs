@@ -2,6 +2,8 @@
 //!
 //! MongoDB is the one at `MONGODB_URI`, or on this machine; a test has a database of its own there.
 
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;

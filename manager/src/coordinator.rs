@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use tss_common::backoff::Backoff;
-use tss_common::bus::{Address, Bus, BusState};
+use tss_common::bus::{Address, Bus, BusError, BusState};
 use tss_common::wire::{self, Attempt, Ending, Notice, Outcome};
 use tss_mpc::{Abort, Blame, EngineId, PublicKey, Quorum, Signature, SignerIndex};
 use uuid::Uuid;
@@ -465,9 +465,9 @@ impl Coordinator {
         let began = Instant::now();
         let verdict = async {
             tracing::debug!(?quorum, "attempt begins");
-            if let Err(error) = self.send_attempt(&message).await {
+            if let Err(verdict) = self.send_attempt(&message).await {
                 self.metrics.attempts.with_label_values(&["bus"]).inc();
-                return Verdict::Retry(error);
+                return verdict;
             }
             let outcome = self.await_outcome(request, &key, number, began + patience + GRACE, outcomes);
             self.judge(outcome.await, quorum, experience)
@@ -483,11 +483,15 @@ impl Coordinator {
         let _ = timeout(left(request).min(Duration::from_secs(1)), changes.changed()).await;
     }
 
-    async fn send_attempt(&self, attempt: &Attempt) -> Result<(), String> {
-        let bytes = wire::to_json(attempt).map_err(|error| error.to_string())?;
+    async fn send_attempt(&self, attempt: &Attempt) -> Result<(), Verdict> {
+        let bytes = wire::to_json(attempt).map_err(|error| Verdict::Failed(error.to_string()))?;
         let sends =
             attempt.quorum.iter().map(|index| self.bus.publish(Address::Requests(index), bytes.clone()));
-        join_all(sends).await.into_iter().collect::<Result<(), _>>().map_err(|error| error.to_string())
+        let sent = join_all(sends).await.into_iter().collect::<Result<(), BusError>>();
+        sent.map_err(|error| match error {
+            BusError::TooLong(_) => Verdict::Failed(error.to_string()),
+            error => Verdict::Retry(error.to_string()),
+        })
     }
 
     /// The first outcome that decides the attempt: a signature that verifies, of this or an earlier

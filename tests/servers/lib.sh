@@ -62,12 +62,18 @@ gone() {
 }
 
 # running PIDFILE: whether the process that spawn started has not ended. Its number may belong to another
-# by now, which lacks the variable. One that is about to end has no environment any more.
+# by now, which lacks the variable. One that is about to end has no environment any more: it is waited for.
 running() {
     local pid environ
-    pid=$(cat "$1" 2>/dev/null) && ! gone "$pid" || return 1
-    environ=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ") || return 1
-    [[ -z $environ || $'\n'$environ$'\n' == *$'\n'"TSS_SERVER_DIR=${1%/*}"$'\n'* ]]
+    pid=$(cat "$1") || return 1
+    for _ in {1..50}; do
+        gone "$pid" && return 1
+        [[ -O /proc/$pid ]] || return 1
+        environ=$(tr '\0' '\n' <"/proc/$pid/environ") || true
+        [[ -z $environ ]] || break
+        sleep 0.1
+    done
+    [[ $'\n'$environ$'\n' == *$'\n'"TSS_SERVER_DIR=${1%/*}"$'\n'* ]]
 } 2>/dev/null
 
 # await PIDFILE SECONDS COMMAND…: until COMMAND succeeds; fails when the process ends or time runs out.

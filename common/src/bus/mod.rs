@@ -20,9 +20,9 @@ use tss_mpc::SignerIndex;
 pub mod memory;
 pub mod rabbitmq;
 
-/// The largest message a bus carries, in bytes. The largest protocol message, in key generation, is
-/// some 120 KB.
-pub const MAX_MESSAGE: usize = 1 << 20;
+/// The largest message a bus carries, in bytes: an attempt with the longest message that the API takes
+/// (1 MiB, in base64) and some room. The largest protocol message, in key generation, is some 143 KB.
+pub const MAX_MESSAGE: usize = 2 << 20;
 
 /// How many messages wait in an inbox for rounds before the oldest is dropped.
 pub const ROUNDS_CAPACITY: usize = 8192;

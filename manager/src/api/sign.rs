@@ -140,10 +140,25 @@ fn parse(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Sig
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(Kind::NotJson, "expected the header `content-type: application/json`"));
     }
-    serde_json::from_slice(&body).map_err(|error| {
-        let kind = if error.is_data() { Kind::InvalidRequest } else { Kind::MalformedJson };
-        Problem::new(kind, error.to_string())
-    })
+    // Serde would read an array as the fields in order.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::new(Kind::InvalidRequest, "expected a JSON object, as in {\"message\":\"hello\"}"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(&body);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (field, error) = (error.path().to_string(), error.into_inner());
+        match (error.is_data(), field.as_str()) {
+            (false, _) => Problem::new(Kind::MalformedJson, error.to_string()),
+            (true, ".") => Problem::new(Kind::InvalidRequest, error.to_string()),
+            (true, "not_after") => {
+                let expected = "expected a time like 2030-01-02T03:04:05Z (RFC 3339)";
+                Problem::new(Kind::InvalidRequest, format!("`not_after`: {error}: {expected}"))
+            }
+            (true, field) => Problem::new(Kind::InvalidRequest, format!("`{field}`: {error}")),
+        }
+    })?;
+    json.end().map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
+    Ok(parsed)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
