@@ -33,8 +33,11 @@ const LEASE: SignedDuration = SignedDuration::from_secs(3);
 /// How often leases are renewed, and lapsed ones looked for.
 const LEASE_ROUND: Duration = Duration::from_secs(1);
 
+/// How long requests are stored under one holder of leases.
+const HOLDER: Duration = Duration::from_secs(10);
+
 /// How many requests are taken over at once.
-const TAKE_OVER: usize = 256;
+const TAKE_OVER: usize = 100;
 
 /// How much longer than the signers a manager waits for an attempt's outcome: they say themselves who
 /// did not answer.
@@ -73,8 +76,8 @@ pub enum SubmitError {
 
 /// Drives requests.
 pub struct Coordinator {
-    /// This manager, in leases. Fresh at each start.
-    id: Uuid,
+    /// Who holds the leases of requests that are stored now; see [`Coordinator::lease`].
+    holder: Mutex<(Uuid, Instant)>,
     options: CoordinatorOptions,
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
@@ -135,7 +138,7 @@ impl Coordinator {
         metrics: Metrics,
     ) -> Arc<Self> {
         Arc::new(Self {
-            id: Uuid::new_v4(),
+            holder: Mutex::new((Uuid::new_v4(), Instant::now())),
             slots: Semaphore::new(options.active.into()),
             options,
             store,
@@ -176,9 +179,24 @@ impl Coordinator {
         }
     }
 
-    /// A lease of this manager from now on.
+    /// The lease of a request that is about to be stored.
+    ///
+    /// The holder changes every now and then, and a holder's leases are renewed only while requests of
+    /// it are driven here. So a request that was stored, though the store's answer was lost and nobody
+    /// drives it, lapses when those that were stored along with it have ended, and is taken over.
     pub fn lease(&self) -> Lease {
-        Lease { holder: self.id, until: Timestamp::now().saturating_add(LEASE).unwrap_or(Timestamp::MAX) }
+        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        if holder.1.elapsed() > HOLDER {
+            *holder = (Uuid::new_v4(), Instant::now());
+        }
+        lease_of(holder.0)
+    }
+
+    /// The holders of the requests that are driven here.
+    fn holders(&self) -> BTreeSet<Uuid> {
+        let requests = self.requests();
+        let driven = requests.known.values().filter(|known| known.outcomes.is_some());
+        driven.map(|known| known.latest.borrow().lease.holder).collect()
     }
 
     /// Stores a request and begins to drive it. What it returns is safe.
@@ -345,11 +363,13 @@ impl Coordinator {
             let driven = self.requests().driven;
             let room = self.options.pending.saturating_sub(driven);
             let round = async {
-                if driven > 0 {
-                    self.store.renew(&self.lease()).await?;
+                for holder in self.holders() {
+                    self.store.renew(&lease_of(holder)).await?;
                 }
+                // A holder of its own: should the answer be lost, its leases lapse.
+                let lease = lease_of(Uuid::new_v4());
                 let limit = TAKE_OVER.min(usize::try_from(room).unwrap_or(TAKE_OVER));
-                self.store.take_over(Timestamp::now(), &self.lease(), limit).await
+                self.store.take_over(Timestamp::now(), &lease, limit).await
             };
             match round.await {
                 Ok(requests) => {
@@ -435,7 +455,7 @@ impl Coordinator {
         let quorum = &assignment.quorum;
         let number = request.progress.attempts.saturating_add(1);
         let began = Instant::now();
-        match self.store.begin_attempt(request.id, self.id, number, quorum).await {
+        match self.store.begin_attempt(request.id, request.lease.holder, number, quorum).await {
             Ok(true) => {}
             Ok(false) => return Verdict::Lost,
             Err(error) => {
@@ -624,6 +644,11 @@ impl Coordinator {
     }
 }
 
+/// A lease from now on.
+fn lease_of(holder: Uuid) -> Lease {
+    Lease { holder, until: Timestamp::now().saturating_add(LEASE).unwrap_or(Timestamp::MAX) }
+}
+
 /// How long a request has left.
 fn left(request: &Request) -> Duration {
     request.deadline.duration_since(Timestamp::now()).try_into().unwrap_or_default()
@@ -638,4 +663,126 @@ fn check_signature(signature: &Signature, key: &KeyRecord, request: &Request) ->
         .ok_or_else(|| format!("the path {} derives no key", intent.path))?;
     signature.verify(&public_key, &intent.digest).map_err(|error| error.to_string())?;
     Ok(public_key)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use prometheus::Registry;
+    use tss_common::bus::memory::MemoryBus;
+    use tss_common::intent::{HashAlgorithm, Intent};
+    use tss_mpc::{DerivationPath, Threshold};
+
+    use super::*;
+    use crate::store::Idempotency;
+    use crate::store::embedded::EmbeddedStore;
+
+    /// Stores, and loses its first answer.
+    struct Forgetful {
+        inner: EmbeddedStore,
+        forgot: Mutex<bool>,
+    }
+
+    #[async_trait]
+    impl Store for Forgetful {
+        async fn prepare(&self) -> Result<(), StoreError> {
+            self.inner.prepare().await
+        }
+        async fn insert(&self, request: &Request) -> Result<Inserted, StoreError> {
+            let inserted = self.inner.insert(request).await?;
+            if std::mem::replace(&mut *self.forgot.lock().unwrap(), true) {
+                return Ok(inserted);
+            }
+            Err(StoreError::Down("the answer was lost".into()))
+        }
+        async fn get(&self, id: Uuid) -> Result<Option<Request>, StoreError> {
+            self.inner.get(id).await
+        }
+        async fn begin_attempt(
+            &self,
+            id: Uuid,
+            holder: Uuid,
+            n: u32,
+            quorum: &Quorum,
+        ) -> Result<bool, StoreError> {
+            self.inner.begin_attempt(id, holder, n, quorum).await
+        }
+        async fn finish(&self, id: Uuid, state: &State) -> Result<bool, StoreError> {
+            self.inner.finish(id, state).await
+        }
+        async fn take_over(
+            &self,
+            now: Timestamp,
+            lease: &Lease,
+            limit: usize,
+        ) -> Result<Vec<Request>, StoreError> {
+            self.inner.take_over(now, lease, limit).await
+        }
+        async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+            self.inner.renew(lease).await
+        }
+        async fn expire(&self, before: Timestamp) -> Result<u64, StoreError> {
+            self.inner.expire(before).await
+        }
+        async fn pin_key(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError> {
+            self.inner.pin_key(key).await
+        }
+        async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+            self.inner.keys().await
+        }
+        async fn ping(&self) -> Result<(), StoreError> {
+            self.inner.ping().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_stored_though_the_answer_was_lost_ends_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = EmbeddedStore::open(&folder.path().join("manager.redb")).unwrap();
+        let store: Arc<dyn Store> = Arc::new(Forgetful { inner, forgot: Mutex::new(false) });
+        let options = CoordinatorOptions {
+            engine: EngineId::Dkls23,
+            attempt_timeout: Duration::from_secs(1),
+            active: 1,
+            pending: 10,
+        };
+        let keys = Arc::new(Keys::new(Threshold::new(2, 3).unwrap(), store.clone()));
+        let coordinator = Coordinator::new(
+            options,
+            store,
+            MemoryBus::new(),
+            keys,
+            Arc::default(),
+            Metrics::new(&Registry::new()),
+        );
+        coordinator.set_store_up(true);
+        let now = Timestamp::now();
+        let request = Request {
+            id: Uuid::new_v4(),
+            intent: Intent {
+                cluster: "tss".into(),
+                key: "default".into(),
+                path: DerivationPath::root(),
+                hash: HashAlgorithm::Sha256,
+                digest: [7; 32],
+                not_after: None,
+            },
+            message: Vec::new(),
+            idempotency: Some(Idempotency { key: "once".into(), body_hash: [7; 32] }),
+            created_at: now,
+            deadline: now,
+            progress: Progress { attempts: 0, quorum: None, state: State::Pending },
+            lease: coordinator.lease(),
+        };
+        assert!(coordinator.submit(request.clone()).await.is_err());
+        // The caller asks again, and is told that the request is there.
+        coordinator.set_store_up(true);
+        let again = Request { id: Uuid::new_v4(), ..request.clone() };
+        assert!(
+            matches!(coordinator.submit(again).await, Ok(Inserted::Existing(found)) if found.id == request.id)
+        );
+        tokio::spawn(coordinator.clone().keep_leases());
+        let ended = coordinator.wait(request.id, Duration::from_secs(30)).await.unwrap().unwrap();
+        assert!(matches!(ended.progress.state, State::Failed { .. }), "{:?}", ended.progress);
+    }
 }

@@ -142,7 +142,10 @@ fn parse(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Sig
     }
     // Serde would read an array as the fields in order.
     if body.trim_ascii_start().starts_with(b"[") {
-        return Err(Problem::new(Kind::InvalidRequest, "expected a JSON object, as in {\"message\":\"hello\"}"));
+        return Err(Problem::new(
+            Kind::InvalidRequest,
+            "expected a JSON object, as in {\"message\":\"hello\"}",
+        ));
     }
     let mut json = serde_json::Deserializer::from_slice(&body);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
