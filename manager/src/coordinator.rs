@@ -46,6 +46,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How many outcomes wait for one request.
 const OUTCOMES: usize = 64;
 
+/// How many bytes the messages of requests that have not ended may have together.
+const PENDING_BYTES: usize = 256 << 20;
+
 /// How many finished requests are kept in memory, and up to which message size.
 const RECENT: usize = 8192;
 const RECENT_MESSAGE: usize = 4096;
@@ -98,7 +101,28 @@ struct Requests {
     known: HashMap<Uuid, Known>,
     /// The ended ones of `known`, oldest first.
     ended: VecDeque<Uuid>,
+    /// How many have not ended, and how many bytes of messages they have.
     driven: u32,
+    bytes: usize,
+}
+
+impl Requests {
+    fn release(&mut self, bytes: usize) {
+        self.driven = self.driven.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// Room for a request while it is being stored.
+struct Reservation<'a> {
+    coordinator: &'a Coordinator,
+    bytes: usize,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.coordinator.requests().release(self.bytes);
+    }
 }
 
 struct Known {
@@ -210,10 +234,7 @@ impl Coordinator {
         if !self.store_is_up() {
             return Err(SubmitError::Unavailable("the store is unreachable"));
         }
-        let driven = self.requests().driven;
-        if driven >= self.options.pending {
-            return Err(SubmitError::Overloaded(driven));
-        }
+        let room = self.reserve(request.message.len())?;
         let began = Instant::now();
         let inserted = self.store.insert(&request).await.map_err(|error| {
             self.note_store_error(&error);
@@ -223,9 +244,21 @@ impl Coordinator {
         self.metrics.stage("insert", began);
         if inserted == Inserted::New {
             self.metrics.accepted.inc();
+            drop(room);
             self.adopt(request);
         }
         Ok(inserted)
+    }
+
+    /// Room for a request that is being stored.
+    fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, SubmitError> {
+        let mut requests = self.requests();
+        if requests.driven >= self.options.pending || requests.bytes.saturating_add(bytes) > PENDING_BYTES {
+            return Err(SubmitError::Overloaded(requests.driven));
+        }
+        requests.driven += 1;
+        requests.bytes += bytes;
+        Ok(Reservation { coordinator: self, bytes })
     }
 
     /// Drives a request in the background. Does nothing if it is driven here already.
@@ -239,25 +272,26 @@ impl Coordinator {
             let latest = watch::Sender::new(Arc::new(request.clone()));
             requests.known.insert(request.id, Known { latest, outcomes: Some(sender) });
             requests.driven += 1;
+            requests.bytes += request.message.len();
         }
         self.metrics.unfinished.inc();
         let span = tracing::info_span!("request", request = %request.id);
         let coordinator = self.clone();
         self.tasks.spawn(
             async move {
-                let id = request.id;
+                let (id, bytes) = (request.id, request.message.len());
                 let finished = coordinator.drive(request, outcomes).await;
-                coordinator.dismiss(id, finished);
+                coordinator.dismiss(id, bytes, finished);
             }
             .instrument(span),
         );
     }
 
     /// Stops driving a request; keeps it for a while if it has ended.
-    fn dismiss(&self, id: Uuid, finished: Option<Arc<Request>>) {
+    fn dismiss(&self, id: Uuid, bytes: usize, finished: Option<Arc<Request>>) {
         self.metrics.unfinished.dec();
         let mut requests = self.requests();
-        requests.driven = requests.driven.saturating_sub(1);
+        requests.release(bytes);
         match finished {
             Some(request) => {
                 let Some(known) = requests.known.get_mut(&id) else { return };
@@ -735,26 +769,37 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_request_that_was_stored_though_the_answer_was_lost_ends_too() {
-        let folder = tempfile::tempdir().unwrap();
+    fn coordinator(folder: &tempfile::TempDir) -> Arc<Coordinator> {
         let inner = EmbeddedStore::open(&folder.path().join("manager.redb")).unwrap();
         let store: Arc<dyn Store> = Arc::new(Forgetful { inner, forgot: Mutex::new(false) });
         let options = CoordinatorOptions {
             engine: EngineId::Dkls23,
             attempt_timeout: Duration::from_secs(1),
             active: 1,
-            pending: 10,
+            pending: 3,
         };
         let keys = Arc::new(Keys::new(Threshold::new(2, 3).unwrap(), store.clone()));
-        let coordinator = Coordinator::new(
-            options,
-            store,
-            MemoryBus::new(),
-            keys,
-            Arc::default(),
-            Metrics::new(&Registry::new()),
-        );
+        let metrics = Metrics::new(&Registry::new());
+        Coordinator::new(options, store, MemoryBus::new(), keys, Arc::default(), metrics)
+    }
+
+    #[test]
+    fn what_may_wait_is_bounded_in_number_and_in_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        let full = coordinator.reserve(PENDING_BYTES).unwrap();
+        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(1))));
+        drop(full);
+        let three: Vec<_> = (0..3).map(|_| coordinator.reserve(1).unwrap()).collect();
+        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(3))));
+        drop(three);
+        assert!(coordinator.reserve(1).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_stored_though_the_answer_was_lost_ends_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
         coordinator.set_store_up(true);
         let now = Timestamp::now();
         let request = Request {

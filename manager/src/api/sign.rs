@@ -212,7 +212,8 @@ mod tests {
     use super::*;
 
     fn request(body: serde_json::Value) -> Result<Request, String> {
-        let body: SignBody = serde_json::from_value(body).map_err(|error| error.to_string())?;
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json".parse().unwrap())]);
+        let body = parse(&headers, Ok(body.to_string().into())).map_err(|problem| format!("{problem:?}"))?;
         build(body, Some("k".into()), &Config::default(), Timestamp::UNIX_EPOCH)
             .map_err(|problem| format!("{problem:?}"))
     }
@@ -222,7 +223,7 @@ mod tests {
         let intents = [
             serde_json::json!({"message": "Sunil"}),
             serde_json::json!({"message": "0x53756e696c", "encoding": "hex", "hash": "sha256"}),
-            serde_json::json!({"message": "U3VuaWw=", "encoding": "base64", "path": "m"}),
+            serde_json::json!({"message": "U3VuaWw=", "encoding": "base64", "path": "m/0/1/2"}),
         ]
         .map(|body| request(body).unwrap().intent.hash());
         assert_eq!(intents[0], intents[1]);
