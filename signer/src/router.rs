@@ -194,7 +194,8 @@ mod tests {
             router.deliver(envelope(0, join())).unwrap();
         }
         assert!(matches!(router.deliver(envelope(0, join())), Err(Dropped::Overflow)));
-        router.table().forget(Instant::now() + MEMORY);
-        assert_eq!((router.table().slots.len(), router.table().early), (0, 0));
+        let mut table = router.table();
+        table.forget(Instant::now() + MEMORY);
+        assert_eq!((table.slots.len(), table.early), (0, 0));
     }
 }
