@@ -24,9 +24,12 @@ impl Backoff {
         delay
     }
 
-    /// Begins again at the first delay, after a success.
-    pub fn reset(&mut self) {
-        self.bound = self.first;
+    /// After something was well for so long: begins again at the first delay if that was longer than the
+    /// longest.
+    pub fn reset_after(&mut self, well: Duration) {
+        if well > self.most {
+            self.bound = self.first;
+        }
     }
 }
 
@@ -35,14 +38,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_the_most_and_start_again_after_a_reset() {
+    fn delays_grow_to_the_most_and_start_again_after_a_good_while() {
         let (first, most) = (Duration::from_millis(100), Duration::from_secs(1));
         let mut backoff = Backoff::new(first, most);
         for bound in [100, 200, 400, 800, 1000, 1000].map(Duration::from_millis) {
             let delay = backoff.delay();
             assert!(delay >= bound / 2 && delay <= bound, "{delay:?} for {bound:?}");
         }
-        backoff.reset();
+        backoff.reset_after(most);
+        assert!(backoff.delay() > first);
+        backoff.reset_after(most + first);
         assert!(backoff.delay() <= first);
     }
 }

@@ -55,6 +55,7 @@ use super::{
     Address, Bus, BusError, BusState, DURABLE_BYTES, DURABLE_CAPACITY, Delivery, MAX_DELIVERIES, MAX_MESSAGE,
     ROUNDS_BYTES, ROUNDS_CAPACITY, ROUNDS_TTL, Settlement, Subscription,
 };
+use crate::backoff::Backoff;
 
 /// How long publishing takes at most: until the message is confirmed, or handed to the system.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -366,7 +367,7 @@ impl Shared {
 
     /// Keeps the connection for a role, until the bus is closed.
     async fn supervise(self: Arc<Self>, role: Role) {
-        let mut pause = Pause::new();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let broker = &self.broker;
         loop {
             let connected = tokio::select! {
@@ -388,7 +389,7 @@ impl Shared {
                     self.link(role).session.send_replace(None);
                     session.end().await;
                     let Some(why) = why else { return };
-                    pause.after(since.elapsed());
+                    backoff.reset_after(since.elapsed());
                     why
                 }
                 Err(why) => {
@@ -396,7 +397,7 @@ impl Shared {
                     why
                 }
             };
-            let pause = pause.next();
+            let pause = backoff.delay();
             tracing::warn!(
                 broker = %broker.shown,
                 role = role.as_str(),
@@ -441,31 +442,6 @@ impl Shared {
                 },
             }
         }
-    }
-}
-
-/// The growing pauses between attempts.
-#[derive(Debug)]
-struct Pause(Duration);
-
-impl Pause {
-    /// Before the first attempt.
-    fn new() -> Self {
-        Self(FIRST_PAUSE)
-    }
-
-    /// Something was well for a while: a long one makes the next pause short again.
-    fn after(&mut self, well: Duration) {
-        if well > LONGEST_PAUSE {
-            *self = Self::new();
-        }
-    }
-
-    /// The next pause. It varies by half, so that those who failed together do not return together.
-    fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
-        pause.mul_f64(rand::random_range(0.5..=1.0))
     }
 }
 
@@ -926,7 +902,7 @@ impl Shared {
             session.as_ref().is_some_and(|session| session.connection.status().connected())
         };
         let mut ready = Some(ready);
-        let mut pause = Pause::new();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut sessions = self.link(Role::Consume).session.subscribe();
         loop {
             let session = tokio::select! {
@@ -945,8 +921,8 @@ impl Shared {
                 continue;
             }
             drop(session);
-            pause.after(since.elapsed());
-            let pause = pause.next();
+            backoff.reset_after(since.elapsed());
+            let pause = backoff.delay();
             tracing::warn!(address = ?at, error = why, "a subscription at RabbitMQ ended: it is made again");
             tokio::select! {
                 () = self.closing.cancelled() => return,
@@ -1208,20 +1184,5 @@ mod tests {
             connection_name: "n".into(),
         };
         assert!(!format!("{options:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn pauses_grow_to_a_limit_and_start_over_after_a_good_while() {
-        let mut pause = Pause::new();
-        let mut expected = FIRST_PAUSE;
-        for _ in 0..20 {
-            let next = pause.next();
-            assert!(next <= expected && next >= expected / 2, "{next:?}");
-            expected = (expected * 2).min(LONGEST_PAUSE);
-        }
-        pause.after(LONGEST_PAUSE / 2);
-        assert!(pause.next() >= LONGEST_PAUSE / 2);
-        pause.after(LONGEST_PAUSE * 2);
-        assert!(pause.next() <= FIRST_PAUSE);
     }
 }
