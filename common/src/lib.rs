@@ -5,6 +5,7 @@
 //! | [`config`] | layered configuration |
 //! | [`intent`] | what a caller wants signed |
 //! | [`session`] | session ids and the nonces in them |
+//! | [`ed25519`] | signatures of signers and approvers |
 //! | [`wire`] | the messages between managers and signers |
 //! | [`bus`] | how messages travel: in process, or over RabbitMQ |
 //! | [`backoff`] | how long to wait before trying again |
@@ -15,6 +16,7 @@
 pub mod backoff;
 pub mod bus;
 pub mod config;
+pub mod ed25519;
 pub mod encoding;
 pub mod intent;
 pub mod process;
