@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tss_common::bus::memory::MemoryBus;
 use tss_common::config::{Config, Limits, StoreKind};
+use tss_common::identity::Roster;
 use tss_common::intent::Intent;
 use tss_manager::store::{self, Lease};
 use tss_manager::{Manager, ManagerOptions};
@@ -187,7 +188,13 @@ impl Signing {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(&folder);
         edit(&mut config);
-        let options = NetworkOptions { config, shares: shares(), rabbitmq_uri: None, mongodb_uri: None };
+        let options = NetworkOptions {
+            config,
+            shares: shares(),
+            identities: tssctl::keygen::identities(Threshold::new(2, 3).unwrap()),
+            rabbitmq_uri: None,
+            mongodb_uri: None,
+        };
         let network = Network::start(options).await.unwrap();
         Self { api: Api::new(network.url()), network, _folder: folder }
     }
@@ -213,6 +220,7 @@ impl Unsigned {
         edit(&mut config);
         let options = ManagerOptions {
             config: config.clone(),
+            roster: Roster::of(&tssctl::keygen::identities(Threshold::new(2, 3).unwrap())).unwrap(),
             bus: MemoryBus::new(),
             store: store::open(&config).unwrap(),
             registry: prometheus::Registry::new(),

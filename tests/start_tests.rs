@@ -41,12 +41,15 @@ fn generate() -> Shares {
     shares.iter().map(|(index, share)| (index.get(), share.to_json().unwrap().to_vec())).collect()
 }
 
-/// An installation with a share for each signer.
+/// An installation with an identity and a share for each signer.
 fn installed() -> Installation {
     let mut installation = Installation::new();
     installation.set("TSS_CLUSTER", CLUSTER);
     // Nobody listens there: nothing is left on a broker.
     installation.set("TSS_RABBITMQ_URI", "amqp://127.0.0.1:9");
+    let threshold = Threshold::new(2, 3).unwrap();
+    let files = tssctl::keygen::Files::in_folder(installation.folder(), threshold);
+    files.ensure_identities(threshold, &BTreeMap::new()).unwrap();
     for (index, share) in &*SHARES {
         write_private(&share_of(&installation, *index), share);
     }
@@ -203,20 +206,20 @@ fn an_encrypted_share_is_of_use_only_with_its_own_identity() {
         let mut installation = installed();
         installation.set("TSS_SIGNER1_KEY_FILE", folder.join(&file).to_str().unwrap());
         let refused = refusal(&installation, "signer", &["--index", "1"]);
-        assert_says(&refused, &[&file, "it is encrypted", "`signer_identity_file`"]);
+        assert_says(&refused, &[&file, "it is encrypted", "`age_identity_file`"]);
 
         let named = |name: &str| folder.join(format!("{name}.{identity}"));
-        installation.set("TSS_SIGNER_IDENTITY_FILE", named("wrong").to_str().unwrap());
+        installation.set("TSS_AGE_IDENTITY_FILE", named("wrong").to_str().unwrap());
         assert_says(&refusal(&installation, "signer", &["--index", "1"]), &[&file, "cannot be decrypted"]);
 
-        installation.set("TSS_SIGNER_IDENTITY_FILE", named("right").to_str().unwrap());
+        installation.set("TSS_AGE_IDENTITY_FILE", named("right").to_str().unwrap());
         until_started(&installation.start("signer", &["--index", "1"]));
 
         std::fs::set_permissions(named("right"), Permissions::from_mode(0o644)).unwrap();
         let refused = refusal(&installation, "signer", &["--index", "1"]);
         assert_says(&refused, &["identity file", &format!("right.{identity}"), "permissions are 0644"]);
     }
-    installation.set("TSS_SIGNER_IDENTITY_FILE", "absent");
+    installation.set("TSS_AGE_IDENTITY_FILE", "absent");
     write_private(&share_of(&installation, 1), &std::fs::read(folder.join("sealed/signer1.store")).unwrap());
     let refused = refusal(&installation, "signer", &["--index", "1"]);
     assert_says(&refused, &["identity file absent", "No such file"]);

@@ -102,18 +102,28 @@ pub enum Auth {
 }
 
 macro_rules! config {
-    ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)+ ; $($file:ident = $index:literal),+) => {
+    (
+        $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)+ ;
+        $($key_file:ident, $identity_file:ident = $index:literal;)+
+    ) => {
         /// The configuration of manager and signer.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Config {
             $($(#[doc = $doc])+ pub $key: $type,)+
-            $(#[serde(skip_serializing_if = "Option::is_none")] #[doc = "The share file of a signer; see `key_files`."] pub $file: Option<PathBuf>,)+
+            $(
+                #[serde(skip_serializing_if = "Option::is_none")]
+                #[doc = "The share file of a signer; see `key_files`."]
+                pub $key_file: Option<PathBuf>,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                #[doc = "The identity file of a signer; see `identity_files`."]
+                pub $identity_file: Option<PathBuf>,
+            )+
         }
 
         impl Default for Config {
             fn default() -> Self {
-                Self { $($key: $default,)+ $($file: None,)+ }
+                Self { $($key: $default,)+ $($key_file: None, $identity_file: None,)+ }
             }
         }
 
@@ -121,15 +131,13 @@ macro_rules! config {
             /// The share files by signer: `signer1_key_file` and so on. Where a key is not set, the
             /// file is `signer{index}.store`.
             pub fn key_files(&self) -> BTreeMap<SignerIndex, PathBuf> {
-                let named = [$(($index, &self.$file)),+];
-                named
-                    .into_iter()
-                    .filter(|(index, _)| *index <= self.total_parties)
-                    .filter_map(|(index, file)| {
-                        let file = file.clone().unwrap_or_else(|| format!("signer{index}.store").into());
-                        Some((SignerIndex::new(index).ok()?, file))
-                    })
-                    .collect()
+                self.files([$(($index, &self.$key_file)),+], "store")
+            }
+
+            /// The identity files by signer: `signer1_identity_file` and so on. Where a key is not set,
+            /// the file is `signer{index}.identity`.
+            pub fn identity_files(&self) -> BTreeMap<SignerIndex, PathBuf> {
+                self.files([$(($index, &self.$identity_file)),+], "identity")
             }
         }
     };
@@ -174,8 +182,10 @@ config! {
     signer_port: u16 = 0,
     /// The address of a signer's health and metrics.
     signer_address: IpAddr = IpAddr::from([127, 0, 0, 1]),
-    /// A file with `age` identities (X25519) or a passphrase line, for encrypted share files.
-    signer_identity_file: Option<PathBuf> = None,
+    /// Every signer's public identity.
+    roster_file: PathBuf = "roster.toml".into(),
+    /// A file with `age` identities (X25519) or a passphrase line, for encrypted share and identity files.
+    age_identity_file: Option<PathBuf> = None,
     /// Seconds in which a request ends, signed or failed.
     signing_timeout: u32 = 30,
     /// Seconds after which an attempt gives way to one with another quorum.
@@ -187,10 +197,22 @@ config! {
     /// What is logged, and how.
     log: LogConfig = LogConfig::default(),
     ;
-    signer1_key_file = 1, signer2_key_file = 2, signer3_key_file = 3, signer4_key_file = 4,
-    signer5_key_file = 5, signer6_key_file = 6, signer7_key_file = 7, signer8_key_file = 8,
-    signer9_key_file = 9, signer10_key_file = 10, signer11_key_file = 11, signer12_key_file = 12,
-    signer13_key_file = 13, signer14_key_file = 14, signer15_key_file = 15, signer16_key_file = 16
+    signer1_key_file, signer1_identity_file = 1;
+    signer2_key_file, signer2_identity_file = 2;
+    signer3_key_file, signer3_identity_file = 3;
+    signer4_key_file, signer4_identity_file = 4;
+    signer5_key_file, signer5_identity_file = 5;
+    signer6_key_file, signer6_identity_file = 6;
+    signer7_key_file, signer7_identity_file = 7;
+    signer8_key_file, signer8_identity_file = 8;
+    signer9_key_file, signer9_identity_file = 9;
+    signer10_key_file, signer10_identity_file = 10;
+    signer11_key_file, signer11_identity_file = 11;
+    signer12_key_file, signer12_identity_file = 12;
+    signer13_key_file, signer13_identity_file = 13;
+    signer14_key_file, signer14_identity_file = 14;
+    signer15_key_file, signer15_identity_file = 15;
+    signer16_key_file, signer16_identity_file = 16;
 }
 
 /// Why there is no configuration. Names the key, where it stands, and what was expected.
@@ -286,6 +308,19 @@ impl Config {
         let config = config.with_secret_files(&layers)?;
         config.check(&layers)?;
         Ok(config)
+    }
+
+    fn files<const N: usize>(
+        &self,
+        named: [(u8, &Option<PathBuf>); N],
+        extension: &str,
+    ) -> BTreeMap<SignerIndex, PathBuf> {
+        let own = named.into_iter().filter(|(index, _)| *index <= self.total_parties);
+        own.filter_map(|(index, file)| {
+            let file = file.clone().unwrap_or_else(|| format!("signer{index}.{extension}").into());
+            Some((SignerIndex::new(index).ok()?, file))
+        })
+        .collect()
     }
 
     fn with_secret_files(mut self, layers: &[Layer]) -> Result<Self, ConfigError> {

@@ -87,10 +87,17 @@ impl Signature {
     pub fn as_bytes(&self) -> &[u8; 64] {
         &self.0
     }
+
+    /// R and S, as RFC 8032 calls them.
+    pub fn halves(&self) -> [[u8; 32]; 2] {
+        std::array::from_fn(|half| std::array::from_fn(|byte| self.0[32 * half + byte]))
+    }
 }
 
-impl From<[u8; 64]> for Signature {
-    fn from(bytes: [u8; 64]) -> Self {
+impl From<[[u8; 32]; 2]> for Signature {
+    fn from(halves: [[u8; 32]; 2]) -> Self {
+        let mut bytes = [0; 64];
+        bytes.copy_from_slice(halves.as_flattened());
         Self(bytes)
     }
 }

@@ -6,6 +6,8 @@
 //! | [`intent`] | what a caller wants signed |
 //! | [`session`] | session ids and the nonces in them |
 //! | [`ed25519`] | signatures of signers and approvers |
+//! | [`identity`] | who the signers are: identities and the roster |
+//! | [`envelope`] | messages that are signed and sealed |
 //! | [`wire`] | the messages between managers and signers |
 //! | [`bus`] | how messages travel: in process, or over RabbitMQ |
 //! | [`backoff`] | how long to wait before trying again |
@@ -18,6 +20,8 @@ pub mod bus;
 pub mod config;
 pub mod ed25519;
 pub mod encoding;
+pub mod envelope;
+pub mod identity;
 pub mod intent;
 pub mod process;
 pub mod session;

@@ -1,5 +1,6 @@
 //! What every long-running program of the network does the same way.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,6 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tss_mpc::dkls23::Dkls23;
 use tss_mpc::{Engine, EngineId};
+
+use crate::bus::Bus;
+use crate::bus::rabbitmq::{RabbitBus, RabbitOptions};
+use crate::config::Config;
+use crate::telemetry;
 
 /// Runs a program: chooses the TLS implementation, starts the runtime, and prints an error as one
 /// line with its causes.
@@ -45,6 +51,28 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         token.cancel();
     });
     Ok(stop)
+}
+
+/// What every service begins with: its configuration, its logs, and the token that stops it.
+///
+/// # Errors
+/// When the configuration is wrong, or signals cannot be listened for.
+pub fn start(config: &Path) -> anyhow::Result<(Config, CancellationToken)> {
+    let config = Config::load(config)?;
+    telemetry::init_logs(&config.log);
+    Ok((config, stop_on_signal()?))
+}
+
+/// The RabbitMQ that the configuration names; it shows the connection under `name`.
+///
+/// # Errors
+/// When the URI is malformed.
+pub fn rabbitmq(config: &Config, name: &str) -> anyhow::Result<Arc<dyn Bus>> {
+    Ok(RabbitBus::connect(RabbitOptions {
+        uri: config.rabbitmq_uri.expose().to_owned(),
+        cluster: config.cluster.clone(),
+        connection_name: name.to_owned(),
+    })?)
 }
 
 /// The engine of this name.

@@ -19,9 +19,29 @@ impl Nonce {
     }
 }
 
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Making a key.
+    Keygen,
+    /// Signing.
+    Sign,
+}
+
+impl Operation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Keygen => "keygen",
+            Self::Sign => "sign",
+        }
+    }
+}
+
 /// Everything the parties of a session must agree on.
 #[derive(Clone, Debug)]
 pub struct SessionContext<'a> {
+    /// What it is for.
+    pub operation: Operation,
     /// The cluster.
     pub cluster: &'a str,
     /// The key's id.
@@ -41,16 +61,13 @@ pub struct SessionContext<'a> {
 }
 
 impl SessionContext<'_> {
-    /// The session's id: a hash over the context and every party's nonce, in order of index. As each
-    /// party draws its own nonce anew, no session comes back, whatever the others do: not for a
-    /// signer that was restored from an old snapshot, nor for one that runs twice.
-    pub fn id(&self, nonces: &BTreeMap<SignerIndex, Nonce>) -> SessionId {
+    /// A hash of the context alone: what stands in a join, while there is no session's id yet.
+    pub fn hash(&self) -> SessionId {
         let quorum: Vec<u8> = self.quorum.iter().map(SignerIndex::get).collect();
-        let nonces: Vec<u8> =
-            nonces.iter().flat_map(|(index, nonce)| [&[index.get()][..], &nonce.0].concat()).collect();
         SessionId(hash_fields(
-            "tss.network/session/v1",
+            "tss.network/context/v1",
             &[
+                self.operation.as_str().as_bytes(),
                 self.cluster.as_bytes(),
                 self.key.as_bytes(),
                 &self.epoch.to_be_bytes(),
@@ -59,9 +76,17 @@ impl SessionContext<'_> {
                 &self.attempt.to_be_bytes(),
                 &quorum,
                 &self.intent,
-                &nonces,
             ],
         ))
+    }
+
+    /// The session's id: a hash over the context and every party's nonce, in order of index. As each
+    /// party draws its own nonce anew, no session comes back, whatever the others do: not for a
+    /// signer that was restored from an old snapshot, nor for one that runs twice.
+    pub fn id(&self, nonces: &BTreeMap<SignerIndex, Nonce>) -> SessionId {
+        let nonces: Vec<u8> =
+            nonces.iter().flat_map(|(index, nonce)| [&[index.get()][..], &nonce.0].concat()).collect();
+        SessionId(hash_fields("tss.network/session/v1", &[&self.hash().0, &nonces]))
     }
 }
 
@@ -77,6 +102,7 @@ mod tests {
         let nonces = BTreeMap::from([(index(1), Nonce([1; 32])), (index(2), Nonce([2; 32]))]);
         let swapped = BTreeMap::from([(index(1), Nonce([2; 32])), (index(2), Nonce([1; 32]))]);
         let context = SessionContext {
+            operation: Operation::Sign,
             cluster: "c",
             key: "k",
             epoch: 1,
@@ -88,6 +114,7 @@ mod tests {
         };
         let contexts = [
             context.clone(),
+            SessionContext { operation: Operation::Keygen, ..context.clone() },
             SessionContext { cluster: "ck", key: "", ..context.clone() },
             SessionContext { key: "l", ..context.clone() },
             SessionContext { epoch: 2, ..context.clone() },
@@ -101,5 +128,7 @@ mod tests {
         let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());
         assert_eq!(context.id(&nonces), context.id(&nonces));
+        let hashes: std::collections::BTreeSet<_> = contexts.iter().map(|context| context.hash().0).collect();
+        assert_eq!(hashes.len(), contexts.len());
     }
 }

@@ -8,14 +8,18 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// The broker's library logs whole messages, and as errors what the bus itself reports and mends.
-const QUIET: &str = "lapin=off";
+/// What is never logged, at whatever level: these libraries show whole messages, keys or answers. The
+/// broker's library also reports as errors what the bus itself reports and mends.
+const QUIET: [&str; 6] =
+    ["lapin=off", "amq_protocol=off", "mongodb=off", "hyper=info", "h2=info", "rustls=info"];
 
 /// Starts logging to standard error for the whole process. `RUST_LOG` goes before the configured
 /// level. A second call changes nothing.
 pub fn init_logs(config: &LogConfig) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{},{QUIET}", config.level)));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.level));
+    let filter = QUIET.iter().fold(filter, |filter, quiet| {
+        filter.add_directive(quiet.parse().expect("the directives are well-formed"))
+    });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

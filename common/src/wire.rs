@@ -1,7 +1,8 @@
 //! The messages between managers and signers.
 //!
-//! Control messages are JSON, so that a person can read a queue; protocol envelopes, which are most
-//! of the bytes, are postcard. Each carries [`VERSION`], and one of another version is not read.
+//! Control messages are JSON, so that a person can read a queue. Each carries [`VERSION`], and one of
+//! another version is not read. What a signer says is signed ([`Signed`]); what signers say to each
+//! other travels in envelopes ([`crate::envelope`]).
 
 use std::collections::BTreeSet;
 
@@ -12,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use tss_mpc::{Abort, EngineId, PublicKey, Quorum, Scheme, SessionId, Signature, SignerIndex, Threshold};
 use uuid::Uuid;
 
+use crate::envelope::Signed;
 use crate::intent::Intent;
-use crate::session::Nonce;
 
 /// The version of all messages here.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// A message that cannot be read, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +25,12 @@ pub enum WireError {
     /// It was written by another version of this software.
     #[error("the message has version {0}: expected {VERSION}")]
     Version(u8),
+    /// The signer it names did not sign it.
+    #[error("the message is not signed by signer {0}")]
+    Forged(SignerIndex),
+    /// It was written long ago, and somebody sends it again; or the clocks differ.
+    #[error("the message was written at {0}: expected a time within seconds of now")]
+    Stale(Timestamp),
     /// It is not such a message.
     #[error("the message is malformed: {0}")]
     Malformed(String),
@@ -51,13 +58,16 @@ pub struct Attempt {
     pub expires: Timestamp,
 }
 
-/// Signer to managers: how an attempt ended.
+/// Signer to managers, signed: how an attempt ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// The request.
     pub request: Uuid,
     /// The attempt.
     pub attempt: u32,
+    /// The session, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
     /// Who says so.
     pub signer: SignerIndex,
     /// How it ended.
@@ -82,21 +92,23 @@ pub enum Ending {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
-    /// A signer is alive.
-    Heartbeat(Heartbeat),
-    /// An outcome that another manager received, for whichever drives the request.
-    Outcome(Outcome),
+    /// A signer is alive: a [`Heartbeat`].
+    Heartbeat(Signed),
+    /// An [`Outcome`] that another manager received, for whichever drives the request.
+    Outcome(Signed),
     /// A request has ended; its record is in the store.
     Finished(Uuid),
 }
 
-/// A signer is alive, and what it can do. Sent every [`HEARTBEAT`] and at each change.
+/// A signer is alive, and what it can do; signed. Sent every [`HEARTBEAT`] and at each change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Who.
     pub signer: SignerIndex,
     /// Fresh at each start, so that two processes with one index are told apart.
     pub instance: Uuid,
+    /// When it was sent: an old one that somebody sends again says nothing.
+    pub at: Timestamp,
     /// The key it holds a share of.
     pub key: KeyAnnouncement,
     /// The protocols it speaks.
@@ -130,37 +142,16 @@ pub struct KeyAnnouncement {
     pub chain_code: [u8; 32],
 }
 
-/// Signer to signer: one message of a session.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Envelope {
-    /// The request that the session serves.
-    pub request: Uuid,
-    /// The attempt that the session is.
-    pub attempt: u32,
-    /// Who sent it.
-    pub from: SignerIndex,
-    /// Whom it is for.
-    pub to: SignerIndex,
-    /// What it says.
-    pub body: Body,
-}
-
-/// What an [`Envelope`] says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Body {
-    /// Before the first round: the sender takes part, with this nonce.
-    Join(Nonce),
-    /// A message of the protocol.
-    Round {
-        /// The session's id, which the joins determine.
-        session: SessionId,
-        /// The round.
-        round: u8,
-        /// Whether every other party got the same.
-        broadcast: bool,
-        /// The engine's own bytes.
-        payload: Vec<u8>,
-    },
+impl WireError {
+    /// A short name of the kind, for metric labels.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Version(_) => "version",
+            Self::Forged(_) => "forged",
+            Self::Stale(_) => "stale",
+            Self::Malformed(_) => "malformed",
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -198,84 +189,24 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     Ok(message)
 }
 
-impl Envelope {
-    /// The envelope as bytes: the version, then postcard.
-    ///
-    /// # Errors
-    /// [`WireError::Malformed`] should a value have no encoding.
-    pub fn to_bytes(&self) -> Result<Bytes, WireError> {
-        postcard::to_extend(self, vec![VERSION])
-            .map(Bytes::from)
-            .map_err(|error| WireError::Malformed(error.to_string()))
-    }
-
-    /// The envelope from bytes.
-    ///
-    /// # Errors
-    /// [`WireError`] when it is of another version, no envelope, or has bytes to spare.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        match bytes.split_first() {
-            Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
-                Ok((envelope, [])) => Ok(envelope),
-                Ok((_, rest)) => Err(WireError::Malformed(format!("{} bytes too many", rest.len()))),
-                Err(error) => Err(WireError::Malformed(error.to_string())),
-            },
-            Some((&version, _)) => Err(WireError::Version(version)),
-            None => Err(WireError::Malformed("no bytes".into())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn envelope() -> Envelope {
-        Envelope {
-            request: Uuid::from_u128(7),
-            attempt: 3,
-            from: SignerIndex::new(1).unwrap(),
-            to: SignerIndex::new(2).unwrap(),
-            body: Body::Round {
-                session: SessionId([9; 32]),
-                round: 1,
-                broadcast: false,
-                payload: vec![1, 2, 3],
-            },
-        }
-    }
-
-    #[test]
-    fn an_envelope_survives_its_encoding() {
-        let bytes = envelope().to_bytes().unwrap();
-        assert_eq!(format!("{:?}", Envelope::from_bytes(&bytes).unwrap()), format!("{:?}", envelope()));
-    }
-
-    #[test]
-    fn another_version_extra_bytes_and_every_truncation_are_refused() {
-        let bytes = envelope().to_bytes().unwrap().to_vec();
-        let mut other = bytes.clone();
-        other[0] = 2;
-        assert_eq!(Envelope::from_bytes(&other).unwrap_err(), WireError::Version(2));
-        assert!(Envelope::from_bytes(&[bytes.clone(), vec![0]].concat()).is_err());
-        for length in 0..bytes.len() {
-            assert!(Envelope::from_bytes(&bytes[..length]).is_err(), "{length}");
-        }
-    }
-
     #[test]
     fn a_control_message_survives_json_and_another_version_is_named() {
-        let notice = Notice::Outcome(Outcome {
+        let outcome = Outcome {
             request: Uuid::from_u128(7),
             attempt: 1,
+            session: Some(SessionId([3; 32])),
             signer: SignerIndex::new(2).unwrap(),
             ending: Ending::Aborted(Abort::timeout([SignerIndex::new(1).unwrap()].into())),
-        });
-        let bytes = to_json(&notice).unwrap();
-        assert_eq!(format!("{:?}", from_json::<Notice>(&bytes).unwrap()), format!("{notice:?}"));
+        };
+        let bytes = to_json(&outcome).unwrap();
+        assert_eq!(format!("{:?}", from_json::<Outcome>(&bytes).unwrap()), format!("{outcome:?}"));
         let finished = to_json(&Notice::Finished(Uuid::from_u128(7))).unwrap();
         assert!(matches!(from_json(&finished).unwrap(), Notice::Finished(id) if id == Uuid::from_u128(7)));
-        let later = String::from_utf8(bytes.to_vec()).unwrap().replace("\"version\":1", "\"version\":9");
-        assert_eq!(from_json::<Notice>(later.as_bytes()).unwrap_err(), WireError::Version(9));
+        let later = String::from_utf8(bytes.to_vec()).unwrap().replace("\"version\":2", "\"version\":9");
+        assert_eq!(from_json::<Outcome>(later.as_bytes()).unwrap_err(), WireError::Version(9));
     }
 }

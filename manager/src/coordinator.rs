@@ -5,7 +5,7 @@
 //! quorum if there is none; until there is a signature, or the deadline has passed. Whatever part is
 //! away meanwhile is waited for.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field};
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusError, BusState};
 use tss_common::wire::{self, Attempt, Ending, Notice, Outcome};
-use tss_mpc::{Abort, Blame, EngineId, PublicKey, Quorum, Signature, SignerIndex};
+use tss_mpc::{Abort, Blame, EngineId, PublicKey, Quorum, SessionId, Signature, SignerIndex, Threshold};
 use uuid::Uuid;
 
 use crate::keys::Keys;
@@ -42,6 +42,9 @@ const TAKE_OVER: usize = 100;
 /// How much longer than the signers a manager waits for an attempt's outcome: they say themselves who
 /// did not answer.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// How long the other signers of a quorum have to refuse, too, before another quorum is tried.
+const REFUSAL: Duration = Duration::from_millis(250);
 
 /// How many outcomes wait for one request.
 const OUTCOMES: usize = 64;
@@ -149,6 +152,33 @@ struct Experience {
     excluded: BTreeSet<SignerIndex>,
     /// Those who did not answer.
     avoided: BTreeSet<SignerIndex>,
+    /// Those who will not sign it, and why.
+    refused: BTreeMap<SignerIndex, String>,
+}
+
+impl Experience {
+    /// Why the request can not be signed any more, once too few are left who might: up to t - 1 signers
+    /// may be malicious, so that one's refusal alone says nothing.
+    fn refusal(&self, threshold: Threshold) -> Option<String> {
+        let needed = usize::from(threshold.n() - threshold.t()) + 1;
+        if self.refused.len() < needed {
+            return None;
+        }
+        let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (signer, reason) in &self.refused {
+            reasons.entry(reason).or_default().push(signer.to_string());
+        }
+        let texts = reasons.iter().map(|(reason, signers)| {
+            let who = if signers.len() == 1 { "signer" } else { "signers" };
+            format!("{who} {} refused: {reason}", signers.join(", "))
+        });
+        Some(texts.collect::<Vec<_>>().join("; "))
+    }
+
+    /// Those who are not to be asked.
+    fn excluded(&self) -> BTreeSet<SignerIndex> {
+        self.excluded.iter().chain(self.refused.keys()).copied().collect()
+    }
 }
 
 impl Coordinator {
@@ -481,10 +511,14 @@ impl Coordinator {
             self.wait_for_signers(&mut changes, request).await;
             return Verdict::Retry("no signer holds the key".into());
         };
-        let Experience { excluded, avoided } = experience;
-        let Some(assignment) = self.presence.choose(&key, self.options.engine, excluded, avoided) else {
+        let (excluded, avoided) = (experience.excluded(), &experience.avoided);
+        let Some(assignment) = self.presence.choose(&key, self.options.engine, &excluded, avoided) else {
             self.wait_for_signers(&mut changes, request).await;
-            return Verdict::Retry(format!("fewer than {} usable signers were alive", key.threshold.t()));
+            let mut reason = format!("fewer than {} usable signers were alive", key.threshold.t());
+            if let Some((signer, why)) = experience.refused.first_key_value() {
+                reason = format!("{reason}; signer {signer} refused: {why}");
+            }
+            return Verdict::Retry(reason);
         };
         let quorum = &assignment.quorum;
         let number = request.progress.attempts.saturating_add(1);
@@ -523,10 +557,12 @@ impl Coordinator {
                 self.metrics.attempts.with_label_values(&["bus"]).inc();
                 return verdict;
             }
-            let outcome = self.await_outcome(request, &key, number, began + patience + GRACE, outcomes);
-            self.judge(outcome.await, quorum, experience)
+            let deadline = began + patience + GRACE;
+            let outcome = self.await_outcome(request, &key, &message, deadline, outcomes, experience);
+            let outcome = outcome.await;
+            self.judge(outcome, &key, quorum, experience)
         }
-        .instrument(tracing::info_span!("attempt", attempt = number))
+        .instrument(tracing::info_span!("attempt", attempt = number, session = field::Empty))
         .await;
         self.metrics.stage("sign", began);
         verdict
@@ -554,24 +590,50 @@ impl Coordinator {
         &self,
         request: &Request,
         key: &KeyRecord,
-        attempt: u32,
-        deadline: Instant,
+        attempt: &Attempt,
+        mut deadline: Instant,
         outcomes: &mut mpsc::Receiver<Outcome>,
+        experience: &mut Experience,
     ) -> Option<Result<(Signature, PublicKey), (SignerIndex, Ending)>> {
+        let mut refused = None;
         loop {
             let wait = deadline.saturating_duration_since(Instant::now());
-            let outcome = timeout(wait, outcomes.recv()).await.ok().flatten()?;
+            let Some(outcome) = timeout(wait, outcomes.recv()).await.ok().flatten() else {
+                return refused.map(Err);
+            };
+            let signer = outcome.signer;
             match outcome.ending {
                 Ending::Signed(signature) => match check_signature(&signature, key, request) {
-                    Ok(public_key) => return Some(Ok((signature, public_key))),
+                    Ok(public_key) => {
+                        record_session(outcome.session);
+                        return Some(Ok((signature, public_key)));
+                    }
                     Err(error) => {
-                        tracing::error!(signer = %outcome.signer, %error, "a signer reported a wrong signature");
+                        tracing::error!(%signer, %error, "a signer reported a wrong signature");
                         self.metrics.attempts.with_label_values(&["invalid"]).inc();
-                        let abort = Abort::cheating(outcome.signer, error);
-                        return Some(Err((outcome.signer, Ending::Aborted(abort))));
+                        return Some(Err((signer, Ending::Aborted(Abort::cheating(signer, error)))));
                     }
                 },
-                ending if outcome.attempt == attempt => return Some(Err((outcome.signer, ending))),
+                // It holds for every attempt. The others of the quorum, who are of the same mind or wait
+                // in vain, are heard for a moment.
+                Ending::Refused(reason) if key.threshold.contains(signer) => {
+                    tracing::warn!(%signer, %reason, "a signer refuses the request");
+                    experience.refused.insert(signer, reason.clone());
+                    if outcome.attempt == attempt.attempt || experience.refusal(key.threshold).is_some() {
+                        refused = Some((signer, Ending::Refused(reason)));
+                        deadline = deadline.min(Instant::now() + REFUSAL);
+                    }
+                    if experience.refusal(key.threshold).is_some() {
+                        return refused.map(Err);
+                    }
+                }
+                // Only those who take part can know.
+                ending if outcome.attempt == attempt.attempt && attempt.quorum.contains(signer) => {
+                    record_session(outcome.session);
+                    if refused.is_none() {
+                        return Some(Err((signer, ending)));
+                    }
+                }
                 _ => {}
             }
         }
@@ -581,6 +643,7 @@ impl Coordinator {
     fn judge(
         &self,
         outcome: Option<Result<(Signature, PublicKey), (SignerIndex, Ending)>>,
+        key: &KeyRecord,
         quorum: &Quorum,
         experience: &mut Experience,
     ) -> Verdict {
@@ -590,7 +653,13 @@ impl Coordinator {
                 experience.avoided.extend(quorum.iter());
                 ("silent", Verdict::Retry(format!("signers {quorum:?} did not report an outcome")))
             }
-            Some(Err((_, Ending::Refused(reason)))) => ("refused", Verdict::Failed(reason)),
+            Some(Err((signer, Ending::Refused(reason)))) => {
+                let verdict = match experience.refusal(key.threshold) {
+                    Some(reason) => Verdict::Failed(reason),
+                    None => Verdict::Retry(format!("signer {signer} refused: {reason}")),
+                };
+                ("refused", verdict)
+            }
             Some(Err((signer, Ending::Unable(reason)))) => {
                 experience.avoided.insert(signer);
                 ("unable", Verdict::Retry(format!("signer {signer}: {reason}")))
@@ -675,6 +744,13 @@ impl Coordinator {
             tracing::debug!(%error, "the other managers were not told");
         }
         Some(request)
+    }
+}
+
+/// Has the lines of an attempt carry its session's id from now on.
+fn record_session(session: Option<SessionId>) {
+    if let Some(session) = session {
+        tracing::Span::current().record("session", field::display(session));
     }
 }
 

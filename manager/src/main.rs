@@ -3,15 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tss_common::bus::rabbitmq::{RabbitBus, RabbitOptions};
-use tss_common::config::Config;
-use tss_common::{process, telemetry};
+use tss_common::identity::Roster;
+use tss_common::process;
 use tss_manager::{Manager, ManagerOptions, store};
 
 /// The manager of a TSS network: takes signing requests over REST and has them signed.
@@ -29,26 +27,21 @@ fn main() -> ExitCode {
 
 async fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let config = Config::load(&arguments.config)?;
-    telemetry::init_logs(&config.log);
-    let stop = process::stop_on_signal()?;
+    let (config, stop) = process::start(&arguments.config)?;
 
     let address = SocketAddr::new(config.manager_address, config.manager_port);
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("`manager_port`: cannot listen on {address}"))?;
     let store = store::open(&config)?;
-    let bus: Arc<RabbitBus> = RabbitBus::connect(RabbitOptions {
-        uri: config.rabbitmq_uri.expose().to_owned(),
-        cluster: config.cluster.clone(),
-        connection_name: "manager".into(),
-    })?;
-    let options = ManagerOptions { config, bus: bus.clone(), store, registry: Registry::new() };
+    let roster = Roster::load(&config.roster_file, config.total_parties).context("`roster_file`")?;
+    let bus = process::rabbitmq(&config, "manager")?;
+    let options = ManagerOptions { config, roster, bus: bus.clone(), store, registry: Registry::new() };
     let manager = Manager::start(options).await?;
     tracing::info!(%address, "the manager listens");
     manager.serve(listener, stop).await?;
     tracing::info!("stopping");
     manager.stop().await;
-    tss_common::bus::Bus::close(&*bus).await;
+    bus.close().await;
     Ok(())
 }

@@ -4,6 +4,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use tss_common::telemetry::register;
+use tss_common::wire::WireError;
 
 /// The metrics of a manager.
 #[derive(Clone)]
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub up: IntGaugeVec,
     /// HTTP responses, by route, method and status.
     pub http: IntCounterVec,
+    /// Messages that were not believed, by reason.
+    dropped: IntCounterVec,
 }
 
 impl Metrics {
@@ -106,7 +109,17 @@ impl Metrics {
                 "HTTP responses by route, method and status.",
                 &["route", "method", "status"],
             ),
+            dropped: counters(
+                "tss_messages_dropped_total",
+                "Messages in the name of signers that were not believed, by reason: version, forged, stale or \
+                 malformed.",
+                &["reason"],
+            ),
         }
+    }
+
+    pub(crate) fn dropped(&self, reason: &WireError) {
+        self.dropped.with_label_values(&[reason.kind()]).inc();
     }
 
     pub(crate) fn stage(&self, stage: &'static str, since: std::time::Instant) {

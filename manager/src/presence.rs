@@ -221,6 +221,7 @@ mod tests {
         Heartbeat {
             signer: index(signer),
             instance: Uuid::from_u128(signer.into()),
+            at: jiff::Timestamp::UNIX_EPOCH,
             key: KeyAnnouncement {
                 id,
                 epoch,

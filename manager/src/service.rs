@@ -13,7 +13,9 @@ use tokio_util::task::TaskTracker;
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusState, Subscription};
 use tss_common::config::Config;
-use tss_common::wire::{self, Notice, Outcome};
+use tss_common::envelope::{Reader, Signed};
+use tss_common::identity::Roster;
+use tss_common::wire::{self, Heartbeat, Notice, Outcome, WireError};
 use tss_mpc::Threshold;
 
 use crate::api;
@@ -35,6 +37,9 @@ const PRESENCE_ROUND: Duration = Duration::from_secs(1);
 /// How often old requests are removed.
 const EXPIRY_ROUND: Duration = Duration::from_secs(600);
 
+/// How far a heartbeat's time may be from this manager's: an older one is somebody's repetition.
+const HEARTBEAT_AGE: SignedDuration = SignedDuration::from_secs(30);
+
 /// How long requests under way get when the manager stops.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -42,6 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct ManagerOptions {
     /// The configuration.
     pub config: Config,
+    /// The signers' public identities: what somebody else says in their name does not count.
+    pub roster: Roster,
     /// How it reaches the signers.
     pub bus: Arc<dyn Bus>,
     /// Where it keeps requests.
@@ -61,6 +68,8 @@ pub struct Manager {
 pub struct Shared {
     /// The configuration.
     pub config: Config,
+    /// Checks what signers have signed.
+    reader: Reader,
     /// Where metrics are registered.
     pub registry: Registry,
     /// What is counted.
@@ -82,7 +91,7 @@ impl Manager {
     /// # Errors
     /// When the bus has been closed, or the threshold is impossible.
     pub async fn start(options: ManagerOptions) -> anyhow::Result<Self> {
-        let ManagerOptions { config, bus, store, registry } = options;
+        let ManagerOptions { config, roster, bus, store, registry } = options;
         let threshold = Threshold::new(config.threshold, config.total_parties)?;
         let metrics = Metrics::new(&registry);
         metrics.threshold.set(threshold.t().into());
@@ -104,7 +113,9 @@ impl Manager {
         );
         let results = bus.subscribe(Address::Results, IN_FLIGHT).await?;
         let notices = bus.subscribe(Address::Presence, IN_FLIGHT).await?;
-        let shared = Arc::new(Shared { config, registry, metrics, bus, keys, presence, coordinator, store });
+        let reader = Reader::new(&config.cluster, roster);
+        let shared =
+            Arc::new(Shared { config, reader, registry, metrics, bus, keys, presence, coordinator, store });
         let manager = Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         manager.spawn(Shared::watch_store);
         manager.spawn(Shared::watch_signers);
@@ -230,16 +241,18 @@ impl Shared {
     /// Hands outcomes to the requests they belong to; those of another manager go to all.
     async fn take_results(self: Arc<Self>, mut results: Subscription) {
         while let Some(delivery) = results.recv().await {
-            let outcome = match wire::from_json::<Outcome>(&delivery.body) {
-                Ok(outcome) => outcome,
+            let signed = wire::from_json::<Signed>(&delivery.body);
+            let (signed, outcome) = match signed.and_then(|signed| Ok((self.outcome(&signed)?, signed))) {
+                Ok((outcome, signed)) => (signed, outcome),
                 Err(error) => {
-                    tracing::warn!(%error, "an outcome that cannot be read was set aside");
+                    tracing::warn!(%error, "an outcome that cannot be believed was set aside");
+                    self.metrics.dropped(&error);
                     delivery.reject();
                     continue;
                 }
             };
             if !self.coordinator.deliver(&outcome) {
-                let forwarded = match wire::to_json(&Notice::Outcome(outcome)) {
+                let forwarded = match wire::to_json(&Notice::Outcome(signed)) {
                     Ok(bytes) => {
                         self.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string())
                     }
@@ -258,15 +271,37 @@ impl Shared {
 
     async fn take_notices(self: Arc<Self>, mut notices: Subscription) {
         while let Some(delivery) = notices.recv().await {
-            match wire::from_json::<Notice>(&delivery.body) {
-                Ok(Notice::Heartbeat(heartbeat)) => self.presence.heard(heartbeat),
-                Ok(Notice::Outcome(outcome)) => {
-                    self.coordinator.deliver(&outcome);
-                }
-                Ok(Notice::Finished(request)) => self.coordinator.note_finished(request),
-                Err(error) => tracing::debug!(%error, "a notice cannot be read"),
+            if let Err(error) = wire::from_json(&delivery.body).and_then(|notice| self.take_notice(notice)) {
+                tracing::debug!(%error, "a notice cannot be believed");
+                self.metrics.dropped(&error);
             }
             delivery.ack();
         }
+    }
+
+    fn take_notice(&self, notice: Notice) -> Result<(), WireError> {
+        match notice {
+            Notice::Heartbeat(signed) => {
+                let heartbeat: Heartbeat = self.reader.open(&signed)?;
+                if heartbeat.signer != signed.signer {
+                    return Err(WireError::Forged(heartbeat.signer));
+                }
+                if Timestamp::now().duration_since(heartbeat.at).abs() > HEARTBEAT_AGE {
+                    return Err(WireError::Stale(heartbeat.at));
+                }
+                self.presence.heard(heartbeat);
+            }
+            Notice::Outcome(signed) => {
+                self.coordinator.deliver(&self.outcome(&signed)?);
+            }
+            // Whoever waits looks for itself: a lie costs a question to the store.
+            Notice::Finished(request) => self.coordinator.note_finished(request),
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, signed: &Signed) -> Result<Outcome, WireError> {
+        let outcome: Outcome = self.reader.open(signed)?;
+        if outcome.signer == signed.signer { Ok(outcome) } else { Err(WireError::Forged(outcome.signer)) }
     }
 }

@@ -3,19 +3,24 @@
 //! | module | holds |
 //! |---|---|
 //! | [`service`] | what a signer listens to, and what it answers |
-//! | [`session`] | one session, from the first nonce to the signature |
+//! | [`keygen`] | its part in making a key |
+//! | [`session`] | one session, from the first nonce to the output |
 //! | [`router`] | which message belongs to which session |
-//! | [`share_file`] | share documents as files, encrypted or not |
-//! | [`bans`] | whom this signer never signs with again |
+//! | [`journal`] | what it must not forget: used sessions, bans, the audit log |
+//! | [`share_file`], [`identity_file`] | shares and identities as files |
+//! | [`secret_file`] | what such files have in common: permissions, encryption |
 //! | [`compute`] | where the arithmetic runs |
 //! | [`http`] | health and metrics |
 //! | [`metrics`] | what is counted |
 
-pub mod bans;
 pub mod compute;
 pub mod http;
+pub mod identity_file;
+pub mod journal;
+pub mod keygen;
 pub mod metrics;
 pub mod router;
+pub mod secret_file;
 pub mod service;
 pub mod session;
 pub mod share_file;

@@ -1,6 +1,7 @@
 //! What a signer counts. Every label is bounded: signers by their index, the rest by the code.
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use tss_common::envelope::Unreadable;
 use tss_common::telemetry::register;
 use tss_mpc::SignerIndex;
 
@@ -27,29 +28,58 @@ pub enum Stage {
 }
 
 /// Why an envelope was not used.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// It cannot be read, or is of another version.
+    /// It cannot be read.
     Malformed,
+    /// It is too long.
+    TooLong,
+    /// It is of another version.
+    Version,
     /// It is for another signer.
     Misrouted,
+    /// Its sender is not in the roster.
+    Unknown,
+    /// Its signature is not the sender's.
+    Forged,
+    /// It cannot be opened.
+    Sealed,
     /// Its sender is not part of the quorum.
     Stranger,
     /// It is for a session with another id.
     WrongSession,
-    /// Its session has ended.
+    /// Its session has ended, or has not begun.
     Late,
-    /// A second one of a kind.
+    /// It came before.
     Duplicate,
     /// There are too many.
     Overflow,
+}
+
+impl From<Unreadable> for Dropped {
+    fn from(reason: Unreadable) -> Self {
+        match reason {
+            Unreadable::Malformed => Self::Malformed,
+            Unreadable::TooLong => Self::TooLong,
+            Unreadable::Version => Self::Version,
+            Unreadable::Misrouted => Self::Misrouted,
+            Unreadable::Unknown => Self::Unknown,
+            Unreadable::Forged => Self::Forged,
+            Unreadable::Sealed => Self::Sealed,
+        }
+    }
 }
 
 impl Dropped {
     fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Version => "version",
             Self::Misrouted => "misrouted",
+            Self::Unknown => "unknown",
+            Self::Forged => "forged",
+            Self::Sealed => "sealed",
             Self::Stranger => "stranger",
             Self::WrongSession => "wrong_session",
             Self::Late => "late",

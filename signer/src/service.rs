@@ -8,29 +8,32 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
+use tss_common::audit::{Event, Finish};
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusError, BusState, Delivery};
-use tss_common::wire::{
-    self, Attempt, Ending, Envelope, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Outcome,
-};
-use tss_mpc::{Engine, EngineId, ShareDocument, SignerIndex};
+use tss_common::envelope::{Endpoint, Letter};
+use tss_common::identity::{Identity, Roster};
+use tss_common::session::{Operation, SessionContext};
+use tss_common::wire::{self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Outcome};
+use tss_mpc::{Engine, EngineId, SessionId, ShareDocument, SignSetup, Signature, SignerIndex, SigningShare};
 use uuid::Uuid;
 
-use crate::bans::BanList;
 use crate::compute::Compute;
+use crate::journal::{HeldKey, Journal};
 use crate::metrics::{Dropped, Metrics, SignerMetrics};
 use crate::router::Router;
-use crate::session::{self, Party};
+use crate::session::{self, Done, Failure, Party, Patience};
 
 /// How many protocol messages may be on their way into the process at once.
 const ROUNDS_IN_FLIGHT: u16 = 512;
 
-/// The longest protocol message, in bytes.
-const MAX_ENVELOPE: usize = 512 << 10;
+/// How long the other parties have to show their nonces. They answer at once or are not there.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// For how long a signer tries to report an outcome while the bus is away. Then the manager has given
 /// the attempt up.
@@ -40,13 +43,17 @@ const REPORT_FOR: Duration = Duration::from_secs(120);
 pub struct SignerOptions {
     /// Its share.
     pub share: ShareDocument,
+    /// Its identity.
+    pub identity: Identity,
+    /// Everybody's.
+    pub roster: Roster,
     /// The protocol.
     pub engine: Arc<dyn Engine>,
     /// How it reaches managers and signers.
     pub bus: Arc<dyn Bus>,
     /// Where it computes.
     pub compute: Compute,
-    /// Where it keeps its own database, `signer{index}.redb`.
+    /// Where it keeps its own files, `signer{index}.redb` and `signer{index}.audit.jsonl`.
     pub data_dir: PathBuf,
     /// How many sessions it takes part in at the same time.
     pub max_sessions: u16,
@@ -66,27 +73,27 @@ struct Inner {
     key: KeyAnnouncement,
     engine: EngineId,
     instance: Uuid,
+    share: Arc<dyn SigningShare>,
     party: Party,
     router: Router,
-    bans: BanList,
+    journal: Journal,
 }
 
 impl Signer {
     /// Starts a signer. It takes part in sessions until [`Signer::stop`].
     ///
     /// # Errors
-    /// When the share has no part for the engine, or the signer's database cannot be used.
+    /// When the share has no part for the engine, the roster knows the signer by another identity, or the
+    /// signer's own files cannot be used.
     pub async fn start(options: SignerOptions) -> anyhow::Result<Self> {
-        let SignerOptions { share, engine, bus, compute, data_dir, max_sessions, metrics } = options;
+        let SignerOptions { share, identity, roster, engine, bus, compute, data_dir, max_sessions, metrics } =
+            options;
         let core = &share.core;
         let index = core.index;
         let metrics = metrics.of(index);
-        std::fs::create_dir_all(&data_dir).with_context(|| format!("the folder {}", data_dir.display()))?;
-        let bans = BanList::open(
-            &data_dir.join(format!("signer{index}.redb")),
-            &share.key,
-            &core.public_key.to_string(),
-        )?;
+        let endpoint = Endpoint::new(&share.cluster, index, identity, roster).map_err(anyhow::Error::msg)?;
+        let held = HeldKey { id: share.key.clone(), public_key: core.public_key, epoch: share.epoch };
+        let journal = Journal::open(&data_dir, index, Some(held))?;
         let key = KeyAnnouncement {
             id: share.key.clone(),
             epoch: share.epoch,
@@ -96,15 +103,24 @@ impl Signer {
             chain_code: core.chain_code,
         };
         metrics.key(&key.id, key.epoch);
-        metrics.banned(bans.banned().len());
+        metrics.banned(journal.banned().len());
+        let opened = Event::Opened {
+            version: env!("CARGO_PKG_VERSION").into(),
+            cluster: share.cluster.clone(),
+            key: key.id.clone(),
+            epoch: key.epoch,
+            public_key: key.public_key,
+        };
+        journal.note(vec![opened]).await.context("the signer cannot write its audit log")?;
         let inner = Arc::new(Inner {
             cluster: share.cluster.clone(),
             key,
             engine: engine.id(),
             instance: Uuid::new_v4(),
-            party: Party { index, share: engine.open(&share)?, bus, compute, metrics },
+            share: engine.open(&share)?,
+            party: Party { endpoint: Arc::new(endpoint), bus, compute, metrics },
             router: Router::default(),
-            bans,
+            journal,
         });
         let signer = Self { inner, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let (bus, me) = (&signer.inner.party.bus, index);
@@ -127,7 +143,7 @@ impl Signer {
         task: impl FnOnce(Arc<Inner>, CancellationToken) -> F,
     ) {
         let task = task(self.inner.clone(), self.stop.clone());
-        self.tasks.spawn(task.instrument(tracing::info_span!("signer", index = %self.inner.party.index)));
+        self.tasks.spawn(task.instrument(tracing::info_span!("signer", index = %self.index())));
     }
 
     /// Whether the signer is connected to the bus.
@@ -137,7 +153,7 @@ impl Signer {
 
     /// Which signer it is.
     pub fn index(&self) -> SignerIndex {
-        self.inner.party.index
+        self.inner.party.index()
     }
 
     /// Takes nothing new, ends the running sessions, and stops; at the latest after `patience`.
@@ -147,6 +163,7 @@ impl Signer {
         if timeout(patience, self.tasks.wait()).await.is_err() {
             tracing::warn!(signer = %self.index(), "sessions were still running");
         }
+        self.inner.journal.close().await;
     }
 }
 
@@ -184,15 +201,8 @@ impl Inner {
         }
     }
 
-    fn route(&self, bytes: &[u8]) -> Result<(), Dropped> {
-        if bytes.len() > MAX_ENVELOPE {
-            return Err(Dropped::Malformed);
-        }
-        let envelope = Envelope::from_bytes(bytes).map_err(|_| Dropped::Malformed)?;
-        if envelope.to != self.party.index {
-            return Err(Dropped::Misrouted);
-        }
-        self.router.deliver(envelope)
+    fn route(&self, bytes: &Bytes) -> Result<(), Dropped> {
+        self.router.deliver(self.party.endpoint.read(bytes)?)
     }
 
     /// Takes part in attempts. A message stays unacknowledged until its session has ended, which
@@ -212,7 +222,8 @@ impl Inner {
             match wire::from_json::<Attempt>(&delivery.body) {
                 Ok(attempt) => {
                     let span = tracing::info_span!(
-                        "session", signer = %self.party.index, request = %attempt.request, attempt = attempt.attempt
+                        "session", signer = %self.party.index(), request = %attempt.request,
+                        attempt = attempt.attempt, session = tracing::field::Empty
                     );
                     tasks.spawn(self.clone().serve(attempt, delivery).instrument(span));
                 }
@@ -232,25 +243,127 @@ impl Inner {
             self.metrics().session_ended("expired");
             return delivery.ack();
         }
+        let mut session = None;
         let ending = match self.check(&attempt) {
-            Err(ending) => ending,
+            Err(ending) => {
+                if let Ending::Refused(reason) = &ending {
+                    self.note(vec![refused(&attempt, reason)]).await;
+                }
+                ending
+            }
             Ok(()) => {
                 let Some(messages) = self.router.open(key) else {
                     tracing::debug!("an attempt came twice");
                     return delivery.ack();
                 };
                 self.metrics().sessions_active(self.router.active());
-                let result = session::run(&self.party, &attempt, messages).await;
+                let result = self.sign(&attempt, messages).await;
                 self.router.close(key);
                 self.metrics().sessions_active(self.router.active());
+                session = match &result {
+                    Ok(done) => Some(done.session),
+                    Err(failure) => failure.session,
+                };
+                self.remember(&attempt, &result).await;
                 match result {
-                    Ok(signature) => Ending::Signed(signature),
-                    Err(abort) => Ending::Aborted(abort),
+                    Ok(done) => Ending::Signed(done.output),
+                    Err(failure) => Ending::Aborted(failure.abort),
                 }
             }
         };
-        self.conclude(&attempt, ending).await;
+        self.conclude(&attempt, session, ending).await;
         delivery.ack();
+    }
+
+    /// Takes part in an attempt.
+    async fn sign(
+        &self,
+        attempt: &Attempt,
+        messages: mpsc::Receiver<Letter>,
+    ) -> Result<Done<Signature>, Failure> {
+        let intent_hash = attempt.intent.hash();
+        let context = SessionContext {
+            operation: Operation::Sign,
+            cluster: &attempt.intent.cluster,
+            key: &attempt.intent.key,
+            epoch: attempt.epoch,
+            engine: attempt.engine,
+            request: attempt.request,
+            attempt: attempt.attempt,
+            quorum: &attempt.quorum,
+            intent: intent_hash,
+        };
+        let now = Instant::now().into_std();
+        let end = now + remaining(attempt);
+        let patience = Patience { join: end.min(now + JOIN_TIMEOUT), end, rejoin: None };
+        let claim = |session| {
+            let accepted = Event::Accepted {
+                request: attempt.request,
+                attempt: attempt.attempt,
+                session,
+                intent: attempt.intent.clone(),
+                intent_hash,
+                quorum: attempt.quorum.clone(),
+                approvers: Vec::new(),
+            };
+            self.journal.begin(session, vec![accepted])
+        };
+        let share = self.share.clone();
+        let (quorum, digest, path) =
+            (attempt.quorum.clone(), attempt.intent.digest, attempt.intent.path.clone());
+        let begin = move |session| share.sign(SignSetup { session, quorum, digest, path });
+        session::run(&self.party, &context, patience, messages, claim, begin).await
+    }
+
+    /// Writes down how a session ended, and whom never to meet again: before anybody hears of it.
+    async fn remember(&self, attempt: &Attempt, result: &Result<Done<Signature>, Failure>) {
+        let finished = |session: Option<SessionId>, signature: Option<Signature>, reason| Event::Finished {
+            request: attempt.request,
+            attempt: attempt.attempt,
+            session,
+            intent_hash: attempt.intent.hash(),
+            outcome: if signature.is_some() { Finish::Signed } else { Finish::Aborted },
+            signature,
+            reason,
+        };
+        let Failure { abort, session, evidence } = match result {
+            Ok(done) => {
+                return self.note(vec![finished(Some(done.session), Some(done.output), None)]).await;
+            }
+            Err(failure) => failure,
+        };
+        let mut events = Vec::new();
+        // The engine demands a ban where a failed check guards state that is used again. Everybody else
+        // who provably sent what no honest signer sends is not met again either.
+        let culprits = abort.culprits();
+        if let (false, Some(session)) = (culprits.is_empty(), *session) {
+            events.push(Event::Cheating {
+                culprits: culprits.clone(),
+                banned: true,
+                request: attempt.request,
+                attempt: attempt.attempt,
+                session,
+                reason: abort.reason.clone(),
+                evidence: evidence.clone(),
+            });
+        }
+        events.push(finished(*session, None, Some(abort.to_string())));
+        if culprits.is_empty() {
+            return self.note(events).await;
+        }
+        tracing::error!(?culprits, reason = %abort.reason, "a signer cheated and is banned for good");
+        if let Err(error) = self.journal.ban(culprits, abort.reason.clone(), events).await {
+            tracing::error!(%error, "the ban is not written yet: it holds while this process runs");
+        }
+        self.metrics().banned(self.journal.banned().len());
+        self.announce(false).await;
+    }
+
+    /// Writes to the audit log what guards nothing that is still to come.
+    async fn note(&self, events: Vec<Event>) {
+        if let Err(error) = self.journal.note(events).await {
+            tracing::error!(%error, "the audit log lacks an entry");
+        }
     }
 
     /// Whether this signer takes part in an attempt. The manager is not trusted with the digest: it is
@@ -270,13 +383,13 @@ impl Inner {
         }
         let quorum = &attempt.quorum;
         if quorum.len() != usize::from(key.threshold.t())
-            || !quorum.contains(self.party.index)
+            || !quorum.contains(self.party.index())
             || !quorum.iter().all(|index| key.threshold.contains(index))
         {
             return unable(format!("quorum {quorum:?} does not fit a {} key", key.threshold));
         }
         let banned: BTreeSet<SignerIndex> =
-            self.bans.banned().into_iter().filter(|&index| quorum.contains(index)).collect();
+            self.journal.banned().into_iter().filter(|&index| quorum.contains(index)).collect();
         if !banned.is_empty() {
             return unable(format!("this signer never again signs with {banned:?}"));
         }
@@ -291,9 +404,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Keeps what must be kept of an ending, and reports it.
-    async fn conclude(&self, attempt: &Attempt, ending: Ending) {
-        let me = self.party.index;
+    /// Reports an ending.
+    async fn conclude(&self, attempt: &Attempt, session: Option<SessionId>, ending: Ending) {
+        let me = self.party.index();
         let outcome = match &ending {
             Ending::Signed(_) => "signed",
             Ending::Aborted(_) => "aborted",
@@ -312,20 +425,12 @@ impl Inner {
             Ending::Aborted(abort) => {
                 tracing::warn!(quorum = ?attempt.quorum, %abort, "aborted");
                 self.metrics().aborted(abort.blame.kind());
-                let banned = abort.banned();
-                if !banned.is_empty() {
-                    tracing::error!(?banned, reason = %abort.reason, "a signer cheated and is banned for good");
-                    if let Err(error) = self.bans.ban(&banned, &abort.reason) {
-                        tracing::error!(%error, "the ban could not be written: it ends with this process");
-                    }
-                    self.metrics().banned(self.bans.banned().len());
-                    self.announce(false).await;
-                }
             }
             Ending::Refused(reason) | Ending::Unable(reason) => tracing::warn!(%reason, "{outcome}"),
         }
-        let outcome = Outcome { request: attempt.request, attempt: attempt.attempt, signer: me, ending };
-        match wire::to_json(&outcome) {
+        let outcome =
+            Outcome { request: attempt.request, attempt: attempt.attempt, session, signer: me, ending };
+        match self.party.endpoint.sign(&outcome).and_then(|signed| wire::to_json(&signed)) {
             Ok(bytes) => self.report(bytes).await,
             Err(error) => tracing::error!(%error, "an outcome cannot be written"),
         }
@@ -359,15 +464,17 @@ impl Inner {
 
     async fn announce(&self, stopping: bool) {
         let heartbeat = Heartbeat {
-            signer: self.party.index,
+            signer: self.party.index(),
             instance: self.instance,
+            at: Timestamp::now(),
             key: self.key.clone(),
             engines: vec![self.engine],
             sessions: u32::try_from(self.router.active()).unwrap_or(u32::MAX),
-            banned: self.bans.banned(),
+            banned: self.journal.banned(),
             stopping,
         };
-        let sent = match wire::to_json(&Notice::Heartbeat(heartbeat)) {
+        let signed = self.party.endpoint.sign(&heartbeat);
+        let sent = match signed.and_then(|signed| wire::to_json(&Notice::Heartbeat(signed))) {
             Ok(bytes) => {
                 self.party.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string())
             }
@@ -376,5 +483,21 @@ impl Inner {
         if let Err(error) = sent {
             tracing::debug!(%error, "no heartbeat was sent");
         }
+    }
+}
+
+/// How long an attempt has still to run.
+fn remaining(attempt: &Attempt) -> Duration {
+    attempt.expires.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+}
+
+fn refused(attempt: &Attempt, reason: &str) -> Event {
+    Event::Refused {
+        request: attempt.request,
+        attempt: attempt.attempt,
+        intent: attempt.intent.clone(),
+        intent_hash: attempt.intent.hash(),
+        quorum: attempt.quorum.clone(),
+        reason: reason.to_owned(),
     }
 }

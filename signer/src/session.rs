@@ -1,34 +1,30 @@
-//! One session, from the first nonce to the signature.
+//! One session, from the first nonce to the output, whatever its protocol.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::future::join_all;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tracing::field;
+use tss_common::audit::Evidence;
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusError};
+use tss_common::ed25519::Signature;
+use tss_common::envelope::{Endpoint, Header, Letter};
 use tss_common::session::{Nonce, SessionContext};
-use tss_common::wire::{Attempt, Body, Envelope};
-use tss_mpc::{
-    Abort, Incoming, Machine, Outgoing, Recipient, SessionId, SignSetup, Signature, SignerIndex,
-    SigningShare, Step,
-};
+use tss_mpc::{Abort, Incoming, Machine, Outgoing, Recipient, SessionId, SetupError, SignerIndex, Step};
 
 use crate::compute::Compute;
+use crate::journal::JournalError;
 use crate::metrics::{Dropped, SignerMetrics, Stage};
-
-/// How long the other parties have to show their nonces. They answer at once or are not there.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a session needs of its signer.
 pub struct Party {
-    /// Which signer it is.
-    pub index: SignerIndex,
-    /// Its share.
-    pub share: Arc<dyn SigningShare>,
+    /// Its identity, and whom it knows.
+    pub endpoint: Arc<Endpoint>,
     /// How it reaches the others.
     pub bus: Arc<dyn Bus>,
     /// Where it computes.
@@ -37,132 +33,242 @@ pub struct Party {
     pub metrics: SignerMetrics,
 }
 
-type SignMachine = Box<dyn Machine<Output = Signature>>;
-
-/// Takes part in an attempt until it ends. Every wait is bounded by the attempt's expiry.
-///
-/// # Errors
-/// The [`Abort`] that ended it.
-pub async fn run(
-    party: &Party,
-    attempt: &Attempt,
-    mut messages: mpsc::Receiver<Envelope>,
-) -> Result<Signature, Abort> {
-    let began = Instant::now();
-    let session = Session { party, attempt, deadline: began + remaining(attempt) };
-    let (id, early) = session.join(&mut messages).await?;
-    tracing::debug!(session = ?id, "all parties are there");
-    party.metrics.stage(Stage::Join, began.elapsed().as_secs_f64());
-    let joined = Instant::now();
-    let signature = session.rounds(id, early, &mut messages).await?;
-    party.metrics.stage(Stage::Rounds, joined.elapsed().as_secs_f64());
-    Ok(signature)
+impl Party {
+    /// Which signer it is.
+    pub fn index(&self) -> SignerIndex {
+        self.endpoint.index()
+    }
 }
 
-/// How long an attempt has still to run.
-pub fn remaining(attempt: &Attempt) -> Duration {
-    attempt.expires.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+/// How long a session may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// By when the others have to show their nonces.
+    pub join: Instant,
+    /// By when it ends.
+    pub end: Instant,
+    /// How often the own nonce is shown again, to parties that were not there yet. `None` for once.
+    pub rejoin: Option<Duration>,
+}
+
+/// A session that ended without an output.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Why.
+    pub abort: Abort,
+    /// Its id, if it had one.
+    pub session: Option<SessionId>,
+    /// What those to blame had signed in it.
+    pub evidence: Vec<Evidence>,
+}
+
+/// A session's output.
+pub struct Done<T> {
+    /// The output.
+    pub output: T,
+    /// The session's id.
+    pub session: SessionId,
+}
+
+/// Runs a session until it ends: shows a fresh nonce to the others and collects theirs, which determines
+/// the session's id; makes sure with `claim` that the id was never used and never will be; then drives
+/// the machine that `begin` makes. Nothing of the machine leaves before `claim` has returned. Every wait
+/// is bounded by `patience`.
+///
+/// # Errors
+/// The [`Failure`] that ended it.
+pub async fn run<T: Send + 'static, C: Future<Output = Result<(), JournalError>>>(
+    party: &Party,
+    context: &SessionContext<'_>,
+    patience: Patience,
+    mut messages: mpsc::Receiver<Letter>,
+    claim: impl FnOnce(SessionId) -> C,
+    begin: impl FnOnce(SessionId) -> Result<Box<dyn Machine<Output = T>>, SetupError> + Send + 'static,
+) -> Result<Done<T>, Failure> {
+    let began = Instant::now();
+    let mut session = Session { party, context, patience, id: context.hash(), heard: BTreeMap::new() };
+    let (nonces, early) = match session.join(&mut messages).await {
+        Ok(joined) => joined,
+        Err(abort) => return Err(Failure { abort, session: None, evidence: Vec::new() }),
+    };
+    session.id = context.id(&nonces);
+    let id = session.id;
+    tracing::Span::current().record("session", field::display(id));
+    tracing::debug!("all parties are there");
+    party.metrics.stage(Stage::Join, began.elapsed().as_secs_f64());
+    let joined = Instant::now();
+    match session.rounds(early, &mut messages, claim(id), move || begin(id)).await {
+        Ok(output) => {
+            party.metrics.stage(Stage::Rounds, joined.elapsed().as_secs_f64());
+            Ok(Done { output, session: id })
+        }
+        Err(abort) => {
+            let evidence = session.evidence(&abort.culprits());
+            Err(Failure { abort, session: Some(id), evidence })
+        }
+    }
+}
+
+type Driven<T> = Box<dyn Machine<Output = T>>;
+
+/// What came of a step: letters to send, and the output.
+struct Turn<T> {
+    send: Vec<(Vec<SignerIndex>, Bytes)>,
+    output: Option<T>,
 }
 
 struct Session<'a> {
     party: &'a Party,
-    attempt: &'a Attempt,
-    deadline: Instant,
+    context: &'a SessionContext<'a>,
+    patience: Patience,
+    /// The context's hash, then the session's id.
+    id: SessionId,
+    /// What the others have signed in this session.
+    heard: BTreeMap<Said, Signature>,
 }
 
+/// Round, sender, and the digest of what it signed.
+type Said = (u8, SignerIndex, [u8; 32]);
+
 impl Session<'_> {
-    /// Shows a fresh nonce to the others and collects theirs: that determines the session's id. Also
-    /// yields messages of quicker parties, whose turn comes later.
+    /// Shows a fresh nonce to the others and collects theirs. Also yields messages of quicker parties,
+    /// whose turn comes later.
     async fn join(
         &self,
-        messages: &mut mpsc::Receiver<Envelope>,
-    ) -> Result<(SessionId, Vec<Envelope>), Abort> {
-        let Self { party, attempt, deadline } = self;
-        let me = party.index;
+        messages: &mut mpsc::Receiver<Letter>,
+    ) -> Result<(BTreeMap<SignerIndex, Nonce>, Vec<Letter>), Abort> {
+        let Self { party, context, patience, .. } = self;
+        let me = party.index();
         let nonce = Nonce::random();
-        let joins = attempt.quorum.others(me).map(|to| self.send(to, Body::Join(nonce)));
-        join_all(joins).await.into_iter().collect::<Result<Vec<()>, Abort>>()?;
+        let join = party
+            .endpoint
+            .write(self.header(0, None), &nonce.0)
+            .map_err(|error| Abort::local(format!("a join: {error}")))?;
+        let others: Vec<SignerIndex> = context.quorum.others(me).collect();
+        self.send(vec![(others.clone(), join.clone())], patience.join).await?;
 
-        let deadline = (*deadline).min(Instant::now() + JOIN_TIMEOUT);
         let mut nonces = BTreeMap::from([(me, nonce)]);
         let mut early = Vec::new();
-        while nonces.len() < attempt.quorum.len() {
-            let missing = || attempt.quorum.iter().filter(|index| !nonces.contains_key(index)).collect();
-            let Some(envelope) = receive(messages, deadline).await else {
-                return Err(Abort::timeout(missing()));
+        let mut again = patience.rejoin.map(|every| Instant::now() + every);
+        while nonces.len() < context.quorum.len() {
+            let missing = || context.quorum.iter().filter(|index| !nonces.contains_key(index)).collect();
+            let until = again.map_or(patience.join, |again| again.min(patience.join));
+            let Some(letter) = receive(messages, until).await else {
+                if Instant::now() >= patience.join {
+                    return Err(Abort::timeout(missing()));
+                }
+                tracing::info!(missing = ?missing(), "waiting for signers");
+                self.send(vec![(others.clone(), join.clone())], patience.join).await?;
+                again = patience.rejoin.map(|every| Instant::now() + every);
+                continue;
             };
-            match envelope.body {
-                _ if !attempt.quorum.contains(envelope.from) || envelope.from == me => {
-                    party.metrics.dropped(Dropped::Stranger);
+            let Header { round, from, session, .. } = letter.header;
+            let repeats = self.patience.rejoin.is_some();
+            let dropped = match round {
+                _ if !context.quorum.contains(from) => Some(Dropped::Stranger),
+                0 if session != self.id => Some(Dropped::WrongSession),
+                // A party that may be restarted while others wait shows another nonce.
+                0 if nonces.contains_key(&from) && !repeats => Some(Dropped::Duplicate),
+                0 => match party.endpoint.open(&letter).map(|nonce| <[u8; 32]>::try_from(&nonce[..])) {
+                    Ok(Ok(nonce)) => {
+                        let known = nonces.insert(from, Nonce(nonce));
+                        if repeats && known != Some(Nonce(nonce)) {
+                            // Whoever came late has missed this party's.
+                            self.send(vec![(vec![from], join.clone())], patience.join).await?;
+                        }
+                        None
+                    }
+                    _ => Some(Dropped::Malformed),
+                },
+                _ if early.len() < 2 * context.quorum.len() => {
+                    early.push(letter);
+                    None
                 }
-                Body::Join(nonce) if !nonces.contains_key(&envelope.from) => {
-                    nonces.insert(envelope.from, nonce);
-                }
-                Body::Join(_) => party.metrics.dropped(Dropped::Duplicate),
-                Body::Round { .. } if early.len() < attempt.quorum.len() => early.push(envelope),
-                Body::Round { .. } => party.metrics.dropped(Dropped::Overflow),
+                _ => Some(Dropped::Overflow),
+            };
+            if let Some(reason) = dropped {
+                party.metrics.dropped(reason);
             }
         }
-        let context = SessionContext {
-            cluster: &attempt.intent.cluster,
-            key: &attempt.intent.key,
-            epoch: attempt.epoch,
-            engine: attempt.engine,
-            request: attempt.request,
-            attempt: attempt.attempt,
-            quorum: &attempt.quorum,
-            intent: attempt.intent.hash(),
-        };
-        Ok((context.id(&nonces), early))
+        Ok((nonces, early))
     }
 
     /// Runs the protocol.
-    async fn rounds(
-        &self,
-        id: SessionId,
-        early: Vec<Envelope>,
-        messages: &mut mpsc::Receiver<Envelope>,
-    ) -> Result<Signature, Abort> {
-        let Self { party, attempt, deadline } = self;
-        let setup = SignSetup {
-            session: id,
-            quorum: attempt.quorum.clone(),
-            digest: attempt.intent.digest,
-            path: attempt.intent.path.clone(),
-        };
-        let share = party.share.clone();
-        let begin = move || -> Result<_, Abort> {
-            let mut machine = share.sign(setup).map_err(|error| Abort::local(error.to_string()))?;
+    async fn rounds<T: Send + 'static>(
+        &mut self,
+        early: Vec<Letter>,
+        messages: &mut mpsc::Receiver<Letter>,
+        claim: impl Future<Output = Result<(), JournalError>>,
+        begin: impl FnOnce() -> Result<Driven<T>, SetupError> + Send + 'static,
+    ) -> Result<T, Abort> {
+        let writer = self.writer();
+        let started = self.compute(move || {
+            let mut machine = begin().map_err(|error| match error {
+                SetupError::Abort(abort) => abort,
+                error => Abort::local(error.to_string()),
+            })?;
             let step = machine.start()?;
-            Ok((machine, step))
-        };
-        let (mut machine, mut step) = self.compute(begin).await?;
+            Ok((machine, writer.write(step)?))
+        });
+        // The disk and the first round's arithmetic take their time together.
+        let (claimed, started) = tokio::join!(claim, started);
+        claimed.map_err(|error| Abort::local(error.to_string()))?;
+        let (mut machine, mut turn) = started?;
         let mut early = early.into_iter();
         loop {
-            if let Some(signature) = self.perform(id, step).await? {
-                return Ok(signature);
+            self.send(turn.send, self.patience.end).await?;
+            if let Some(output) = turn.output {
+                return Ok(output);
             }
-            let incoming = loop {
-                let envelope = match early.next() {
-                    Some(envelope) => envelope,
-                    None => receive(messages, *deadline).await.ok_or_else(|| machine.timed_out())?,
+            let letter = loop {
+                let letter = match early.next() {
+                    Some(letter) => letter,
+                    None => receive(messages, self.patience.end).await.ok_or_else(|| machine.timed_out())?,
                 };
-                if let Some(incoming) = self.accept(id, envelope) {
-                    break incoming;
+                match self.accept(&letter) {
+                    None => break letter,
+                    Some(reason) => self.party.metrics.dropped(reason),
                 }
             };
-            (machine, step) = self.advance(machine, incoming).await?;
+            (machine, turn) = self.advance(machine, letter).await?;
         }
     }
 
-    async fn advance(
+    /// Why a letter is not for the machine, if it is not.
+    fn accept(&mut self, letter: &Letter) -> Option<Dropped> {
+        let Header { round, from, session, .. } = letter.header;
+        if !self.context.quorum.contains(from) {
+            return Some(Dropped::Stranger);
+        }
+        if round == 0 {
+            return Some(Dropped::Duplicate);
+        }
+        if session != self.id {
+            return Some(Dropped::WrongSession);
+        }
+        // The middle may repeat a message: that is not its sender's fault. Another one in the same place
+        // is, and the machine says so.
+        let said = (round, from, letter.digest);
+        self.heard.insert(said, letter.signature).map(|_| Dropped::Duplicate)
+    }
+
+    async fn advance<T: Send + 'static>(
         &self,
-        mut machine: SignMachine,
-        incoming: Incoming,
-    ) -> Result<(SignMachine, Step<Signature>), Abort> {
+        mut machine: Driven<T>,
+        letter: Letter,
+    ) -> Result<(Driven<T>, Turn<T>), Abort> {
+        let (endpoint, writer, metrics) =
+            (self.party.endpoint.clone(), self.writer(), self.party.metrics.clone());
         self.compute(move || {
-            let step = machine.receive(incoming)?;
-            Ok((machine, step))
+            let Ok(mut body) = endpoint.open(&letter) else {
+                // The sender's roster may be an old one: it is as if nothing had come.
+                metrics.dropped(Dropped::Sealed);
+                return Ok((machine, Turn { send: Vec::new(), output: None }));
+            };
+            let Header { round, from, to, .. } = letter.header;
+            let body = std::mem::take(&mut *body);
+            let step = machine.receive(Incoming { round, from, broadcast: to.is_none(), body })?;
+            Ok((machine, writer.write(step)?))
         })
         .await
     }
@@ -175,60 +281,36 @@ impl Session<'_> {
         result.unwrap_or_else(|| Err(Abort::local("the engine panicked; this is an error in the software")))
     }
 
-    /// Sends what the machine wants sent; yields its output.
-    async fn perform(&self, id: SessionId, step: Step<Signature>) -> Result<Option<Signature>, Abort> {
-        let sends = step.send.into_iter().flat_map(|outgoing| self.address(id, outgoing));
-        join_all(sends.map(|(to, body)| self.send(to, body)))
-            .await
-            .into_iter()
-            .collect::<Result<Vec<()>, Abort>>()?;
-        Ok(step.output)
+    fn header(&self, round: u8, to: Option<SignerIndex>) -> Header {
+        let SessionContext { request, attempt, .. } = *self.context;
+        Header { request, attempt, session: self.id, round, from: self.party.index(), to }
     }
 
-    fn address(&self, session: SessionId, outgoing: Outgoing) -> Vec<(SignerIndex, Body)> {
-        let Outgoing { round, to, body: payload } = outgoing;
-        match to {
-            Recipient::One(index) => vec![(index, Body::Round { session, round, broadcast: false, payload })],
-            Recipient::All => {
-                let others = self.attempt.quorum.others(self.party.index);
-                others
-                    .map(|index| {
-                        (index, Body::Round { session, round, broadcast: true, payload: payload.clone() })
-                    })
-                    .collect()
-            }
+    fn writer(&self) -> Writer {
+        Writer {
+            endpoint: self.party.endpoint.clone(),
+            header: self.header(0, None),
+            others: self.context.quorum.others(self.party.index()).collect(),
         }
     }
 
-    /// What a message says to the machine; `None` if it is not for this session.
-    fn accept(&self, id: SessionId, envelope: Envelope) -> Option<Incoming> {
-        let (me, quorum) = (self.party.index, &self.attempt.quorum);
-        let reason = match envelope.body {
-            _ if !quorum.contains(envelope.from) || envelope.from == me => Dropped::Stranger,
-            Body::Join(_) => Dropped::Duplicate,
-            Body::Round { session, .. } if session != id => Dropped::WrongSession,
-            Body::Round { round, broadcast, payload, .. } => {
-                return Some(Incoming { round, from: envelope.from, broadcast, body: payload });
-            }
-        };
-        self.party.metrics.dropped(reason);
-        None
+    /// Sends letters, each again while the bus is away.
+    async fn send(&self, letters: Vec<(Vec<SignerIndex>, Bytes)>, deadline: Instant) -> Result<(), Abort> {
+        let sends = letters
+            .into_iter()
+            .flat_map(|(to, bytes)| to.into_iter().map(move |to| (to, bytes.clone())).collect::<Vec<_>>());
+        join_all(sends.map(|(to, bytes)| self.send_one(to, bytes, deadline))).await.into_iter().collect()
     }
 
-    /// Sends to one party, and again while the bus is away.
-    async fn send(&self, to: SignerIndex, body: Body) -> Result<(), Abort> {
-        let Self { party, attempt, deadline } = self;
-        let envelope =
-            Envelope { request: attempt.request, attempt: attempt.attempt, from: party.index, to, body };
-        let bytes = envelope.to_bytes().map_err(|error| Abort::local(error.to_string()))?;
+    async fn send_one(&self, to: SignerIndex, bytes: Bytes, deadline: Instant) -> Result<(), Abort> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
-            match party.bus.publish(Address::Rounds(to), bytes.clone()).await {
+            match self.party.bus.publish(Address::Rounds(to), bytes.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error @ BusError::TooLong(_)) => return Err(Abort::local(error.to_string())),
                 Err(error) => {
                     let delay = backoff.delay();
-                    if Instant::now() + delay >= *deadline {
+                    if Instant::now() + delay >= deadline {
                         return Err(Abort::local(error.to_string()));
                     }
                     sleep(delay).await;
@@ -236,9 +318,46 @@ impl Session<'_> {
             }
         }
     }
+
+    /// What these parties have signed in this session.
+    fn evidence(&self, culprits: &BTreeSet<SignerIndex>) -> Vec<Evidence> {
+        let theirs = self.heard.iter().filter(|((_, from, _), _)| culprits.contains(from));
+        theirs
+            .map(|(&(round, from, digest), signature)| Evidence {
+                round,
+                from,
+                digest,
+                signature: *signature.as_bytes(),
+            })
+            .collect()
+    }
+}
+
+/// Writes what a machine wants sent.
+struct Writer {
+    endpoint: Arc<Endpoint>,
+    /// But for the round and the addressee.
+    header: Header,
+    others: Vec<SignerIndex>,
+}
+
+impl Writer {
+    fn write<T>(&self, step: Step<T>) -> Result<Turn<T>, Abort> {
+        let send = step.send.into_iter().map(|Outgoing { round, to, body }| {
+            let body = zeroize::Zeroizing::new(body);
+            let (to, all) = match to {
+                Recipient::One(index) => (Some(index), vec![index]),
+                Recipient::All => (None, self.others.clone()),
+            };
+            let header = Header { round, to, ..self.header.clone() };
+            let bytes = self.endpoint.write(header, &body);
+            bytes.map(|bytes| (all, bytes)).map_err(|error| Abort::local(format!("round {round}: {error}")))
+        });
+        Ok(Turn { send: send.collect::<Result<_, Abort>>()?, output: step.output })
+    }
 }
 
 /// The next message, unless the deadline passes first.
-async fn receive(messages: &mut mpsc::Receiver<Envelope>, deadline: Instant) -> Option<Envelope> {
+async fn receive(messages: &mut mpsc::Receiver<Letter>, deadline: Instant) -> Option<Letter> {
     timeout(deadline.saturating_duration_since(Instant::now()), messages.recv()).await.ok().flatten()
 }

@@ -1,17 +1,12 @@
-//! Share documents as files, optionally encrypted with `age` (<https://age-encryption.org/v1>).
+//! Share documents as files.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use age::armor::ArmoredReader;
-use age::secrecy::SecretString;
-use tss_mpc::{ShareDocument, ShareError, SignerIndex, Threshold};
-use zeroize::Zeroizing;
+use tss_mpc::{ShareDocument, SignerIndex, Threshold};
 
-/// The largest share file that is read, in bytes. One of a 16-signer key has about 1 MiB.
-const MAX_FILE: u64 = 16 << 20;
+use crate::secret_file::{self, Problem, Protection, SecretFileError};
+
+const WHAT: &str = "share";
 
 /// What a share file must hold to be of use here.
 #[derive(Clone, Debug)]
@@ -26,84 +21,21 @@ pub struct Expected<'a> {
     pub threshold: Threshold,
 }
 
-/// Why a share file cannot be used. Says which file, what is wrong and what was expected.
-#[derive(Debug, thiserror::Error)]
-#[error("share file {}: {problem}", file.display())]
-pub struct ShareFileError {
-    file: PathBuf,
-    problem: Problem,
-}
-
-/// What is wrong with a share file.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// It cannot be read or written.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    /// Everybody on the machine could read it.
-    #[error(
-        "its permissions are {0:04o}, so everybody can read or change it: expected 0600 or 0440 (chmod 600)"
-    )]
-    Exposed(u32),
-    /// It is far too long.
-    #[error("it has more than {MAX_FILE} bytes")]
-    TooLong,
-    /// It is encrypted, and no identity was given.
-    #[error("it is encrypted: expected `signer_identity_file` to name an age identity or a passphrase")]
-    Encrypted,
-    /// It is encrypted to somebody else, or damaged.
-    #[error("it cannot be decrypted: {0}")]
-    Undecryptable(String),
-    /// The identity or recipient is none.
-    #[error("{0}")]
-    Identity(String),
-    /// It holds no usable share document.
-    #[error(transparent)]
-    Share(#[from] ShareError),
-    /// It holds a share of something else.
-    #[error("it holds a share of {what} {found}: expected {expected}")]
-    Other {
-        /// What differs: cluster, key, signer or threshold.
-        what: &'static str,
-        /// What the file says.
-        found: String,
-        /// What the configuration says.
-        expected: String,
-    },
-}
-
-impl Problem {
-    fn at(self, file: &Path) -> ShareFileError {
-        ShareFileError { file: file.to_owned(), problem: self }
-    }
-}
-
-/// To whom a share file is encrypted.
-#[derive(Clone)]
-pub enum Protection {
-    /// Not at all: the file's permissions protect it.
-    None,
-    /// To these `age1…` recipients, each of whom can read it.
-    Recipients(Vec<String>),
-    /// To a passphrase.
-    Passphrase(SecretString),
-}
-
 /// Reads the share of a signer, and checks that it is the expected one.
 ///
 /// # Errors
-/// [`ShareFileError`] saying what is wrong.
+/// [`SecretFileError`] saying what is wrong.
 pub fn load(
     file: &Path,
     expected: &Expected<'_>,
-    identity: Option<&Path>,
-) -> Result<ShareDocument, ShareFileError> {
+    age_identity: Option<&Path>,
+) -> Result<ShareDocument, SecretFileError> {
     let read = || {
-        let document = ShareDocument::from_json(&decrypt(read_private(file)?, identity)?)?;
+        let document = ShareDocument::from_json(&secret_file::read(file, age_identity)?)?;
         check(&document, expected)?;
         Ok(document)
     };
-    read().map_err(|problem: Problem| problem.at(file))
+    read().map_err(|problem: Problem| problem.at(WHAT, file))
 }
 
 fn check(document: &ShareDocument, expected: &Expected<'_>) -> Result<(), Problem> {
@@ -116,95 +48,12 @@ fn check(document: &ShareDocument, expected: &Expected<'_>) -> Result<(), Proble
     same("threshold", document.core.threshold.to_string(), expected.threshold.to_string())
 }
 
-/// Reads a file that only its owner and group may read.
-fn read_private(file: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    let file = File::open(file)?;
-    let metadata = file.metadata()?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 {
-        return Err(Problem::Exposed(mode));
-    }
-    if metadata.len() > MAX_FILE {
-        return Err(Problem::TooLong);
-    }
-    let mut bytes =
-        Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1));
-    file.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn decrypt(bytes: Zeroizing<Vec<u8>>, identity: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    if !bytes.starts_with(b"age-encryption.org/") && !bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----")
-    {
-        return Ok(bytes);
-    }
-    let identities = read_identities(identity.ok_or(Problem::Encrypted)?)?;
-    let undecryptable = |error: &dyn std::fmt::Display| Problem::Undecryptable(error.to_string());
-    let decryptor = age::Decryptor::new_buffered(ArmoredReader::new(&bytes[..]))
-        .map_err(|error| undecryptable(&error))?;
-    let mut reader =
-        decryptor.decrypt(identities.iter().map(AsRef::as_ref)).map_err(|error| undecryptable(&error))?;
-    let mut plain = Zeroizing::new(Vec::with_capacity(bytes.len()));
-    reader.read_to_end(&mut plain).map_err(|error| undecryptable(&error))?;
-    Ok(plain)
-}
-
-/// `AGE-SECRET-KEY-…` lines, or else a first line that is a passphrase.
-fn read_identities(file: &Path) -> Result<Vec<Box<dyn age::Identity>>, Problem> {
-    let wrong = |problem: String| Problem::Identity(format!("identity file {}: {problem}", file.display()));
-    let bytes = read_private(file).map_err(|problem| wrong(problem.to_string()))?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| wrong("it is not text".into()))?;
-    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    if lines().any(|line| line.starts_with("AGE-SECRET-KEY-")) {
-        let parse = |line: &str| line.parse::<age::x25519::Identity>().map_err(|error| wrong(error.into()));
-        return lines().map(|line| Ok(Box::new(parse(line)?) as Box<dyn age::Identity>)).collect();
-    }
-    let passphrase =
-        lines().next().ok_or_else(|| wrong("expected AGE-SECRET-KEY-… or a passphrase".into()))?;
-    Ok(vec![Box::new(age::scrypt::Identity::new(SecretString::from(passphrase.to_owned())))])
-}
-
 /// Writes a share to a new file that only its owner can read. A file that is there already is never
 /// replaced: it may be the only share there is.
 ///
 /// # Errors
-/// [`ShareFileError`] saying what is wrong.
-pub fn save(file: &Path, document: &ShareDocument, protection: &Protection) -> Result<(), ShareFileError> {
-    let write = || -> Result<(), Problem> {
-        let bytes = encrypt(document.to_json()?, protection)?;
-        let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-        let written = new.write_all(&bytes).and_then(|()| new.sync_all());
-        if let Err(error) = written {
-            // Half a share is of no use, and would block the next try.
-            let _ = std::fs::remove_file(file);
-            return Err(error.into());
-        }
-        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(())
-    };
-    write().map_err(|problem| problem.at(file))
-}
-
-fn encrypt(plain: Zeroizing<Vec<u8>>, protection: &Protection) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    let recipients: Vec<Box<dyn age::Recipient>> = match protection {
-        Protection::None => return Ok(plain),
-        Protection::Recipients(names) => names
-            .iter()
-            .map(|name| {
-                let recipient = name.parse::<age::x25519::Recipient>();
-                let wrong = |error| Problem::Identity(format!("recipient `{name}`: {error}: expected age1…"));
-                recipient.map(|recipient| Box::new(recipient) as Box<dyn age::Recipient>).map_err(wrong)
-            })
-            .collect::<Result<_, _>>()?,
-        Protection::Passphrase(passphrase) => vec![Box::new(age::scrypt::Recipient::new(passphrase.clone()))],
-    };
-    let encryptor = age::Encryptor::with_recipients(recipients.iter().map(AsRef::as_ref))
-        .map_err(|error| Problem::Identity(error.to_string()))?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(plain.len() + 1024));
-    let mut writer = encryptor.wrap_output(&mut *bytes)?;
-    writer.write_all(&plain)?;
-    writer.finish()?;
-    Ok(bytes)
+/// [`SecretFileError`] saying what is wrong.
+pub fn save(file: &Path, document: &ShareDocument, protection: &Protection) -> Result<(), SecretFileError> {
+    let write = || secret_file::write_new(file, document.to_json()?, protection);
+    write().map_err(|problem: Problem| problem.at(WHAT, file))
 }

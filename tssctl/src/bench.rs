@@ -103,6 +103,7 @@ pub async fn run(options: &BenchOptions) -> anyhow::Result<Report> {
             .collect::<anyhow::Result<_>>()?,
     );
     let network = Network::start(NetworkOptions {
+        identities: keygen::identities(options.threshold),
         config: config.clone(),
         shares: duplicate(&shares)?,
         rabbitmq_uri: options.rabbitmq_uri.clone(),

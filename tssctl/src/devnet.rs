@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tss_common::config::Config;
+use tss_common::identity::Identity;
 use tss_common::process;
 use tss_mpc::{DerivationPath, ShareDocument, SignerIndex, Threshold};
+use tss_signer::identity_file;
 use tss_signer::share_file::{self, Expected};
 
-use crate::keygen;
+use crate::keygen::{self, Files};
 use crate::network::{Network, NetworkOptions};
 
 /// The cluster's name, in share files and on RabbitMQ.
@@ -55,9 +57,11 @@ pub async fn start(options: &DevnetOptions) -> anyhow::Result<Network> {
         let (config, options) = (config.clone(), options.clone());
         move || shares(&config, &options)
     });
+    let shares = shares.await.context("key generation panicked")??;
     let network = NetworkOptions {
         config,
-        shares: shares.await.context("key generation panicked")??,
+        shares,
+        identities: identities(options)?,
         rabbitmq_uri: options.rabbitmq_uri.clone(),
         mongodb_uri: options.mongodb_uri.clone(),
     };
@@ -100,11 +104,7 @@ Ctrl-C stops it; the key stays in {data_dir}.
 
 /// The shares in the folder, or new ones if there are none.
 fn shares(config: &Config, options: &DevnetOptions) -> anyhow::Result<BTreeMap<SignerIndex, ShareDocument>> {
-    let files: BTreeMap<SignerIndex, PathBuf> = options
-        .threshold
-        .signers()
-        .map(|index| (index, options.data_dir.join(format!("signer{index}.store"))))
-        .collect();
+    let files = Files::in_folder(&options.data_dir, options.threshold).shares;
     if holds_shares(&options.data_dir)? {
         return files
             .iter()
@@ -122,6 +122,13 @@ fn shares(config: &Config, options: &DevnetOptions) -> anyhow::Result<BTreeMap<S
     let shares = keygen::generate(&*engine, CLUSTER, &config.key, options.threshold)?;
     keygen::write(&shares, &files, &BTreeMap::new())?;
     Ok(shares)
+}
+
+/// The identities in the folder, or new ones if there are none.
+fn identities(options: &DevnetOptions) -> anyhow::Result<BTreeMap<SignerIndex, Identity>> {
+    let files = Files::in_folder(&options.data_dir, options.threshold);
+    files.ensure_identities(options.threshold, &BTreeMap::new())?;
+    files.identities.into_iter().map(|(index, file)| Ok((index, identity_file::load(&file, None)?))).collect()
 }
 
 fn holds_shares(data_dir: &Path) -> anyhow::Result<bool> {

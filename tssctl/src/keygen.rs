@@ -1,18 +1,21 @@
-//! Key generation in one process, and the share files it writes.
+//! Key generation in one process, and the files it writes.
 //!
 //! All parties run here, so this machine sees the whole key for as long as it takes: right for
 //! development, and for a ceremony on a machine that is not connected. They run the same protocol as
 //! parties on machines of their own.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use age::secrecy::SecretString;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use tss_common::config::Config;
+use tss_common::identity::{Identity, Roster};
 use tss_mpc::local::run_local_with;
 use tss_mpc::{Engine, KeygenSetup, PublicKey, SessionId, ShareDocument, SignerIndex, Threshold};
-use tss_signer::share_file::{self, Protection};
+use tss_signer::secret_file::Protection;
+use tss_signer::{identity_file, share_file};
 
 /// How many rounds key generation has, for the progress display.
 const ROUNDS: u64 = 4;
@@ -45,6 +48,11 @@ pub fn generate(
     let shares = run_local_with(machines, |round| progress.set_position(round.into()));
     progress.finish_and_clear();
     shares.map_err(|(index, abort)| anyhow::anyhow!("key generation aborted at signer {index}: {abort}"))
+}
+
+/// A fresh identity for every signer.
+pub fn identities(threshold: Threshold) -> BTreeMap<SignerIndex, Identity> {
+    threshold.signers().map(|index| (index, Identity::generate())).collect()
 }
 
 /// The public key of a set of shares.
@@ -84,19 +92,85 @@ pub fn protections(
         .collect())
 }
 
-/// Refuses to go on when a share file is there already: it may be the only share there is.
-///
-/// # Errors
-/// Naming the file.
-pub fn ensure_absent(files: &BTreeMap<SignerIndex, PathBuf>) -> anyhow::Result<()> {
-    for file in files.values() {
-        anyhow::ensure!(
-            !file.try_exists().with_context(|| file.display().to_string())?,
-            "{} is there already, and a share is never replaced: move it away, or name another folder with --out",
-            file.display()
-        );
+/// Where the files of a cluster are.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Every signer's share.
+    pub shares: BTreeMap<SignerIndex, PathBuf>,
+    /// Every signer's identity.
+    pub identities: BTreeMap<SignerIndex, PathBuf>,
+    /// The roster.
+    pub roster: PathBuf,
+}
+
+impl Files {
+    /// Those that a configuration names.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            shares: config.key_files(),
+            identities: config.identity_files(),
+            roster: config.roster_file.clone(),
+        }
     }
-    Ok(())
+
+    /// `signer1.store`, `signer1.identity` and so on, and `roster.toml`, in one folder.
+    pub fn in_folder(folder: &Path, threshold: Threshold) -> Self {
+        let named = |extension: &str| {
+            let file = |index| folder.join(format!("signer{index}.{extension}"));
+            threshold.signers().map(|index| (index, file(index))).collect()
+        };
+        Self { shares: named("store"), identities: named("identity"), roster: folder.join("roster.toml") }
+    }
+
+    /// Refuses to go on when a share file is there already: it may be the only share there is.
+    ///
+    /// # Errors
+    /// Naming the file.
+    pub fn ensure_no_shares(&self) -> anyhow::Result<()> {
+        for file in self.shares.values() {
+            anyhow::ensure!(
+                !file.try_exists().with_context(|| file.display().to_string())?,
+                "{} is there already, and a share is never replaced: move it away, or name another folder with \
+                 --out",
+                file.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes the identities and the roster, unless there is a roster already: then the signers have their
+    /// identities, wherever they are.
+    ///
+    /// # Errors
+    /// Naming the file that is wrong or could not be written.
+    pub fn ensure_identities(
+        &self,
+        threshold: Threshold,
+        protections: &BTreeMap<SignerIndex, Protection>,
+    ) -> anyhow::Result<()> {
+        if self.roster.try_exists().with_context(|| self.roster.display().to_string())? {
+            Roster::load(&self.roster, threshold.n())?;
+            return Ok(());
+        }
+        let identities = identities(threshold);
+        for (index, identity) in &identities {
+            let file = self.identities.get(index).with_context(|| format!("no file for signer {index}"))?;
+            make_folder(file)?;
+            let protection = protections.get(index).unwrap_or(&Protection::None);
+            identity_file::save(file, identity, protection)?;
+        }
+        let roster = Roster::of(&identities).and_then(|roster| roster.to_toml());
+        make_folder(&self.roster)?;
+        std::fs::write(&self.roster, roster.map_err(anyhow::Error::msg)?)
+            .with_context(|| self.roster.display().to_string())
+    }
+}
+
+fn make_folder(file: &Path) -> anyhow::Result<()> {
+    match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => std::fs::create_dir_all(folder).with_context(|| folder.display().to_string()),
+        None => Ok(()),
+    }
 }
 
 /// Writes each share to its file.
@@ -111,9 +185,7 @@ pub fn write(
     for (index, share) in shares {
         let file = files.get(index).with_context(|| format!("no file for signer {index}"))?;
         let protection = protections.get(index).unwrap_or(&Protection::None);
-        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
+        make_folder(file)?;
         share_file::save(file, share, protection)?;
     }
     Ok(())

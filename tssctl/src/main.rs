@@ -1,6 +1,5 @@
 //! `tssctl`: the command line of the TSS network.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,11 +10,11 @@ use clap::{Args, Parser, Subcommand};
 use tss_common::config::{Config, LogConfig};
 use tss_common::intent::HashAlgorithm;
 use tss_common::{process, telemetry};
-use tss_mpc::{PublicKey, Signature, SignerIndex, Threshold};
+use tss_mpc::{PublicKey, Signature, Threshold};
 use tssctl::bench::{self, BenchOptions};
 use tssctl::client::{Client, SignRequest};
 use tssctl::devnet::{self, DevnetOptions};
-use tssctl::keygen;
+use tssctl::keygen::{self, Files};
 use uuid::Uuid;
 
 /// The command line of the TSS network: threshold signatures without a private key in one place.
@@ -30,7 +29,7 @@ struct Arguments {
 enum Command {
     /// Run a manager and all signers in one process, for development. The first start makes a key.
     Devnet(DevnetArguments),
-    /// Make a new key: one share file for each signer.
+    /// Make a new key: a share file and an identity for each signer, and the roster.
     Keygen(KeygenArguments),
     /// Have a text signed; prints the signature as JSON.
     Sign(SignArguments),
@@ -101,7 +100,8 @@ struct KeygenArguments {
     /// How many signers there are; instead of the configuration's `total_parties`.
     #[arg(long)]
     signers: Option<u8>,
-    /// Write signer1.store … to this folder, instead of the configuration's `signer1_key_file` ….
+    /// Write signer1.store, signer1.identity …, roster.toml to this folder, instead of the files that the
+    /// configuration names.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Encrypt to this age recipient (age1…): once for all files, or once for each signer in order.
@@ -219,19 +219,18 @@ fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
         arguments.signers.unwrap_or(config.total_parties),
     )?;
     let config = Config { threshold: threshold.t(), total_parties: threshold.n(), ..config };
-    let files: BTreeMap<SignerIndex, PathBuf> = match &arguments.out {
-        None => config.key_files(),
-        Some(folder) => {
-            threshold.signers().map(|index| (index, folder.join(format!("signer{index}.store")))).collect()
-        }
+    let files = match &arguments.out {
+        None => Files::of(&config),
+        Some(folder) => Files::in_folder(folder, threshold),
     };
     let passphrase = arguments.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let protections = keygen::protections(&arguments.recipient, passphrase, threshold)?;
-    keygen::ensure_absent(&files)?;
+    files.ensure_no_shares()?;
     let engine = process::engine(config.engine);
     let began = Instant::now();
     let shares = keygen::generate(&*engine, &config.cluster, &config.key, threshold)?;
-    keygen::write(&shares, &files, &protections)?;
+    files.ensure_identities(threshold, &protections)?;
+    keygen::write(&shares, &files.shares, &protections)?;
 
     let root = keygen::public_key(&shares)?;
     println!(
@@ -246,10 +245,12 @@ fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
     println!("{:<17}{derived}", format!("at path {}", config.path));
     println!("Ethereum address {}", derived.ethereum_address());
     println!("Bitcoin address  {}", derived.bitcoin_address());
-    for (index, file) in &files {
-        println!("{:<17}{}", format!("signer {index}"), file.display());
+    for (index, file) in &files.shares {
+        let identity = files.identities.get(index).map(|file| file.display().to_string());
+        println!("{:<17}{}  {}", format!("signer {index}"), file.display(), identity.unwrap_or_default());
     }
-    println!("Give each signer its own file, and keep no copy of them together.");
+    println!("roster           {}", files.roster.display());
+    println!("Give each signer its own two files and the roster, and keep no copy of the shares together.");
     Ok(())
 }
 

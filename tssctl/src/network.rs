@@ -15,6 +15,7 @@ use tss_common::bus::Bus;
 use tss_common::bus::memory::MemoryBus;
 use tss_common::bus::rabbitmq::{RabbitBus, RabbitOptions};
 use tss_common::config::{Config, StoreKind};
+use tss_common::identity::{Identity, Roster};
 use tss_common::process;
 use tss_manager::{Manager, ManagerOptions, store};
 use tss_mpc::{ShareDocument, SignerIndex};
@@ -31,6 +32,8 @@ pub struct NetworkOptions {
     pub config: Config,
     /// Every signer's share.
     pub shares: BTreeMap<SignerIndex, ShareDocument>,
+    /// Every signer's identity; the roster is made of them.
+    pub identities: BTreeMap<SignerIndex, Identity>,
     /// RabbitMQ instead of the bus within the process.
     pub rabbitmq_uri: Option<String>,
     /// MongoDB instead of the embedded store.
@@ -53,7 +56,7 @@ impl Network {
     /// # Errors
     /// When a part cannot be started, or does not come up within a minute.
     pub async fn start(options: NetworkOptions) -> anyhow::Result<Self> {
-        let NetworkOptions { mut config, shares, rabbitmq_uri, mongodb_uri } = options;
+        let NetworkOptions { mut config, shares, mut identities, rabbitmq_uri, mongodb_uri } = options;
         let data_dir: PathBuf = config.data_dir.clone();
         std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
         config.store = if mongodb_uri.is_some() { StoreKind::Mongodb } else { StoreKind::Embedded };
@@ -79,17 +82,22 @@ impl Network {
         let engine = process::engine(config.engine);
         let compute = Compute::new()?;
         let max_sessions = config.limits.sessions;
+        let roster = Roster::of(&identities).map_err(anyhow::Error::msg)?;
         let manager = Manager::start(ManagerOptions {
             store: store::open(&config)?,
             config,
+            roster: roster.clone(),
             bus: bus.clone(),
             registry,
         });
         let manager = Arc::new(manager.await?);
         let mut signers = Vec::with_capacity(shares.len());
         for share in shares.into_values() {
+            let identity = identities.remove(&share.core.index).context("an identity for each share")?;
             let options = SignerOptions {
                 share,
+                identity,
+                roster: roster.clone(),
                 engine: engine.clone(),
                 bus: bus.clone(),
                 compute: compute.clone(),

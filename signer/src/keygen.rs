@@ -1,0 +1,150 @@
+//! Making a key together: each signer in its own place, over the bus, and none ever sees another's share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::task::JoinHandle;
+use tss_common::audit::Event;
+use tss_common::bus::{Address, Bus, Subscription};
+use tss_common::envelope::Endpoint;
+use tss_common::identity::{Identity, Roster};
+use tss_common::intent::hash_fields;
+use tss_common::session::{Operation, SessionContext};
+use tss_mpc::{Engine, KeygenSetup, Quorum, ShareDocument, SignerIndex, Threshold};
+use uuid::Uuid;
+
+use crate::compute::Compute;
+use crate::journal::Journal;
+use crate::metrics::SignerMetrics;
+use crate::router::Router;
+use crate::session::{self, Party, Patience};
+
+/// How often a signer that waits shows its nonce again, to those that have come since.
+const REJOIN: Duration = Duration::from_secs(3);
+
+/// How many messages may be on their way into the process at once.
+const IN_FLIGHT: u16 = 256;
+
+/// What one signer's part in making a key starts from. All but `index`, `identity` and `data_dir` are
+/// equal at all signers.
+pub struct KeygenOptions {
+    /// Which signer it is.
+    pub index: SignerIndex,
+    /// Its identity.
+    pub identity: Identity,
+    /// Everybody's.
+    pub roster: Roster,
+    /// The cluster that the key is for.
+    pub cluster: String,
+    /// The key's id.
+    pub key: String,
+    /// How many signers there are, and how many of them sign. All of them take part.
+    pub threshold: Threshold,
+    /// The protocol.
+    pub engine: Arc<dyn Engine>,
+    /// How it reaches the others.
+    pub bus: Arc<dyn Bus>,
+    /// Where it computes.
+    pub compute: Compute,
+    /// Where the signer keeps its own files.
+    pub data_dir: PathBuf,
+    /// How long it waits for the others, in all.
+    pub patience: Duration,
+    /// What it counts.
+    pub metrics: SignerMetrics,
+}
+
+/// Makes a key with all other signers of the roster, which must do the same within `patience`; yields
+/// this signer's share. No signer of the same index may run meanwhile: they would take each other's
+/// messages. When it fails no share exists that could be used, and it can be tried again.
+///
+/// # Errors
+/// Naming whom it waited for in vain, or who cheated.
+pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
+    let KeygenOptions {
+        index,
+        identity,
+        roster,
+        cluster,
+        key,
+        threshold,
+        engine,
+        bus,
+        compute,
+        data_dir,
+        patience,
+        metrics,
+    } = options;
+    let endpoint = Endpoint::new(&cluster, index, identity, roster).map_err(anyhow::Error::msg)?;
+    let journal = Journal::open(&data_dir, index, None)?;
+    let intent = hash_fields(
+        "tss.network/keygen/v1",
+        &[cluster.as_bytes(), key.as_bytes(), &[threshold.t(), threshold.n()]],
+    );
+    let quorum = Quorum::new(threshold.signers())?;
+    // There is no request. All signers come to the same name for what they do.
+    let [name @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = intent;
+    let context = SessionContext {
+        operation: Operation::Keygen,
+        cluster: &cluster,
+        key: &key,
+        epoch: 1,
+        engine: engine.id(),
+        request: Uuid::from_bytes(name),
+        attempt: 1,
+        quorum: &quorum,
+        intent,
+    };
+    let party = Party { endpoint: Arc::new(endpoint), bus: bus.clone(), compute, metrics };
+    let router = Arc::new(Router::default());
+    let session = (context.request, context.attempt);
+    let messages = router.open(session).context("a new router has no session")?;
+    let rounds = bus.subscribe(Address::Rounds(index), IN_FLIGHT).await?;
+    let taking = take_rounds(rounds, router, &party);
+
+    let end = Instant::now() + patience;
+    let patience = Patience { join: end, end, rejoin: Some(REJOIN) };
+    let setup = {
+        let (cluster, key) = (cluster.clone(), key.clone());
+        move |session| KeygenSetup { session, cluster, key, index, threshold }
+    };
+    let result = session::run(
+        &party,
+        &context,
+        patience,
+        messages,
+        |session| journal.begin(session, Vec::new()),
+        move |session| engine.keygen(setup(session)),
+    )
+    .await;
+    taking.abort();
+    let done =
+        result.map_err(|failure| anyhow::anyhow!("key generation did not finish: {}", failure.abort))?;
+    let event = Event::Keygen {
+        session: done.session,
+        cluster: cluster.clone(),
+        key: key.clone(),
+        threshold,
+        public_key: done.output.core.public_key,
+    };
+    journal.note(vec![event]).await?;
+    journal.close().await;
+    Ok(done.output)
+}
+
+/// Hands messages to the one session there is.
+fn take_rounds(mut rounds: Subscription, router: Arc<Router>, party: &Party) -> JoinHandle<()> {
+    let (endpoint, metrics) = (party.endpoint.clone(), party.metrics.clone());
+    tokio::spawn(async move {
+        while let Some(delivery) = rounds.recv().await {
+            let routed =
+                endpoint.read(&delivery.body).map_err(Into::into).and_then(|letter| router.deliver(letter));
+            if let Err(reason) = routed {
+                metrics.dropped(reason);
+            }
+            delivery.ack();
+        }
+    })
+}

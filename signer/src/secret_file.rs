@@ -1,0 +1,179 @@
+//! Files that hold secrets: read only if nobody else can, optionally encrypted with `age`
+//! (<https://age-encryption.org/v1>), and never replaced.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use age::armor::ArmoredReader;
+use age::secrecy::SecretString;
+use tss_common::identity::IdentityError;
+use tss_mpc::ShareError;
+use zeroize::Zeroizing;
+
+/// The largest file that is read, in bytes. The share of a 16-signer key has about 1 MiB.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Why a secret file cannot be used. Says which file, what is wrong and what was expected.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} file {}: {problem}", file.display())]
+pub struct SecretFileError {
+    what: &'static str,
+    file: PathBuf,
+    problem: Problem,
+}
+
+/// What is wrong with a secret file.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// It cannot be read or written.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Everybody on the machine could read it.
+    #[error(
+        "its permissions are {0:04o}, so everybody can read or change it: expected 0600 or 0440 (chmod 600)"
+    )]
+    Exposed(u32),
+    /// It is far too long.
+    #[error("it has more than {MAX_FILE} bytes")]
+    TooLong,
+    /// It is encrypted, and no identity was given.
+    #[error("it is encrypted: expected `age_identity_file` to name an age identity or a passphrase")]
+    Encrypted,
+    /// It is encrypted to somebody else, or damaged.
+    #[error("it cannot be decrypted: {0}")]
+    Undecryptable(String),
+    /// The age identity or recipient is none.
+    #[error("{0}")]
+    Age(String),
+    /// It holds no usable share document.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// It holds no usable identity document.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// It holds a share of something else.
+    #[error("it holds a share of {what} {found}: expected {expected}")]
+    Other {
+        /// What differs: cluster, key, signer or threshold.
+        what: &'static str,
+        /// What the file says.
+        found: String,
+        /// What the configuration says.
+        expected: String,
+    },
+}
+
+impl Problem {
+    pub(crate) fn at(self, what: &'static str, file: &Path) -> SecretFileError {
+        SecretFileError { what, file: file.to_owned(), problem: self }
+    }
+}
+
+/// To whom a secret file is encrypted.
+#[derive(Clone)]
+pub enum Protection {
+    /// Not at all: the file's permissions protect it.
+    None,
+    /// To these `age1…` recipients, each of whom can read it.
+    Recipients(Vec<String>),
+    /// To a passphrase.
+    Passphrase(SecretString),
+}
+
+/// Reads a file that only its owner and group may read.
+fn read_private(file: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let file = File::open(file)?;
+    let metadata = file.metadata()?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o007 != 0 {
+        return Err(Problem::Exposed(mode));
+    }
+    if metadata.len() > MAX_FILE {
+        return Err(Problem::TooLong);
+    }
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1));
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a secret file, and decrypts it if it is encrypted.
+pub(crate) fn read(file: &Path, age_identity: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    decrypt(read_private(file)?, age_identity)
+}
+
+fn decrypt(bytes: Zeroizing<Vec<u8>>, identity: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    if !bytes.starts_with(b"age-encryption.org/") && !bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----")
+    {
+        return Ok(bytes);
+    }
+    let identities = read_identities(identity.ok_or(Problem::Encrypted)?)?;
+    let undecryptable = |error: &dyn std::fmt::Display| Problem::Undecryptable(error.to_string());
+    let decryptor = age::Decryptor::new_buffered(ArmoredReader::new(&bytes[..]))
+        .map_err(|error| undecryptable(&error))?;
+    let mut reader =
+        decryptor.decrypt(identities.iter().map(AsRef::as_ref)).map_err(|error| undecryptable(&error))?;
+    let mut plain = Zeroizing::new(Vec::with_capacity(bytes.len()));
+    reader.read_to_end(&mut plain).map_err(|error| undecryptable(&error))?;
+    Ok(plain)
+}
+
+/// `AGE-SECRET-KEY-…` lines, or else a first line that is a passphrase.
+fn read_identities(file: &Path) -> Result<Vec<Box<dyn age::Identity>>, Problem> {
+    let wrong = |problem: String| Problem::Age(format!("age identity file {}: {problem}", file.display()));
+    let bytes = read_private(file).map_err(|problem| wrong(problem.to_string()))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| wrong("it is not text".into()))?;
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    if lines().any(|line| line.starts_with("AGE-SECRET-KEY-")) {
+        let parse = |line: &str| line.parse::<age::x25519::Identity>().map_err(|error| wrong(error.into()));
+        return lines().map(|line| Ok(Box::new(parse(line)?) as Box<dyn age::Identity>)).collect();
+    }
+    let passphrase =
+        lines().next().ok_or_else(|| wrong("expected AGE-SECRET-KEY-… or a passphrase".into()))?;
+    Ok(vec![Box::new(age::scrypt::Identity::new(SecretString::from(passphrase.to_owned())))])
+}
+
+/// Writes a new file that only its owner can read. A file that is there already is never replaced: it
+/// may be the only copy there is.
+pub(crate) fn write_new(
+    file: &Path,
+    content: Zeroizing<Vec<u8>>,
+    protection: &Protection,
+) -> Result<(), Problem> {
+    let bytes = encrypt(content, protection)?;
+    let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    let written = new.write_all(&bytes).and_then(|()| new.sync_all());
+    if let Err(error) = written {
+        // Half a secret is of no use, and would block the next try.
+        let _ = std::fs::remove_file(file);
+        return Err(error.into());
+    }
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn encrypt(plain: Zeroizing<Vec<u8>>, protection: &Protection) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let recipients: Vec<Box<dyn age::Recipient>> = match protection {
+        Protection::None => return Ok(plain),
+        Protection::Recipients(names) => names
+            .iter()
+            .map(|name| {
+                let recipient = name.parse::<age::x25519::Recipient>();
+                let wrong = |error| Problem::Age(format!("recipient `{name}`: {error}: expected age1…"));
+                recipient.map(|recipient| Box::new(recipient) as Box<dyn age::Recipient>).map_err(wrong)
+            })
+            .collect::<Result<_, _>>()?,
+        Protection::Passphrase(passphrase) => vec![Box::new(age::scrypt::Recipient::new(passphrase.clone()))],
+    };
+    let encryptor = age::Encryptor::with_recipients(recipients.iter().map(AsRef::as_ref))
+        .map_err(|error| Problem::Age(error.to_string()))?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(plain.len() + 1024));
+    let mut writer = encryptor.wrap_output(&mut *bytes)?;
+    writer.write_all(&plain)?;
+    writer.finish()?;
+    Ok(bytes)
+}
