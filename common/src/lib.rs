@@ -9,12 +9,14 @@
 //! | [`identity`] | who the signers are: identities and the roster |
 //! | [`envelope`] | messages that are signed and sealed |
 //! | [`wire`] | the messages between managers and signers |
+//! | [`audit`] | the signers' audit log: a hash chain of what they did |
 //! | [`bus`] | how messages travel: in process, or over RabbitMQ |
 //! | [`backoff`] | how long to wait before trying again |
 //! | [`process`] | what every long-running program does the same way |
 //! | [`telemetry`] | logs and metrics |
 //! | [`encoding`] | how bytes stand in JSON |
 
+pub mod audit;
 pub mod backoff;
 pub mod bus;
 pub mod config;
