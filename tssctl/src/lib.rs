@@ -6,8 +6,10 @@
 //! | [`network`] | a manager and all signers in one process |
 //! | [`devnet`] | such a network for a developer, kept in a folder |
 //! | [`bench`] | such a network under load, against its engine's own ceiling |
+//! | [`audit`] | the signers' audit logs, checked and shown |
 //! | [`client`] | the manager's REST API, as a caller uses it |
 
+pub mod audit;
 pub mod bench;
 pub mod client;
 pub mod devnet;

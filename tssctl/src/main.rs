@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use age::secrecy::SecretString;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use tss_common::audit::Head;
 use tss_common::config::{Config, LogConfig};
 use tss_common::intent::HashAlgorithm;
 use tss_common::{process, telemetry};
 use tss_mpc::{PublicKey, Signature, Threshold};
+use tssctl::audit::{self, ShowOptions};
 use tssctl::bench::{self, BenchOptions};
 use tssctl::client::{Client, SignRequest};
 use tssctl::devnet::{self, DevnetOptions};
@@ -44,6 +46,34 @@ enum Command {
     Verify(VerifyArguments),
     /// Put a network under load and compare it with its engine's own ceiling.
     Bench(BenchArguments),
+    /// Read the signers' audit logs, without a network.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// Check that nothing in a log was changed, removed, inserted or moved.
+    Verify {
+        /// The logs, signer1.audit.jsonl ….
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// A head that was kept elsewhere, as this command prints it: the log must still contain it.
+        #[arg(long, value_name = "ENTRIES:HASH")]
+        head: Option<Head>,
+    },
+    /// Show what is in logs, several merged by time, and check them meanwhile.
+    Show {
+        /// The logs, signer1.audit.jsonl ….
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Only what is about this request.
+        #[arg(long)]
+        request: Option<Uuid>,
+        /// Print the lines as they stand in the logs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args)]
@@ -189,6 +219,7 @@ fn main() -> ExitCode {
             }
             Command::Verify(arguments) => run_verify(&arguments),
             Command::Bench(arguments) => run_bench(arguments).await,
+            Command::Audit(command) => run_audit(command),
         }
     })
 }
@@ -335,6 +366,19 @@ async fn run_bench(arguments: BenchArguments) -> anyhow::Result<()> {
     );
     println!("{}", bench::run(&options).await?);
     Ok(())
+}
+
+fn run_audit(command: AuditCommand) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match command {
+        AuditCommand::Verify { files, head } => audit::verify(&files, head, &mut out),
+        AuditCommand::Show { files, request, json } => {
+            for warning in audit::show(&files, ShowOptions { request, json }, &mut out)? {
+                eprintln!("{warning}");
+            }
+            Ok(())
+        }
+    }
 }
 
 fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
