@@ -116,7 +116,8 @@ impl fmt::Display for Blame {
     }
 }
 
-fn list(signers: &BTreeSet<SignerIndex>) -> String {
+/// Several signers, for a person.
+pub(crate) fn list(signers: &BTreeSet<SignerIndex>) -> String {
     let names: Vec<String> = signers.iter().map(|index| index.to_string()).collect();
     match names.as_slice() {
         [one] => format!("signer {one}"),

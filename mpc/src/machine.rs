@@ -81,6 +81,9 @@ pub trait Machine: Send {
     /// An [`Abort`] when the protocol cannot go on, naming who is to blame.
     fn receive(&mut self, message: Incoming) -> Result<Step<Self::Output>, Abort>;
 
+    /// How many rounds there are on the way to the output: the highest number that a message has.
+    fn rounds(&self) -> u8;
+
     /// Whose messages the current round still lacks.
     fn waiting_for(&self) -> BTreeSet<SignerIndex>;
 

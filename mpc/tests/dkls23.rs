@@ -20,6 +20,7 @@ use k256::{Scalar, Secp256k1};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tss_mpc::local::Machines;
 use tss_mpc::rounds::MAX_BODY;
 use tss_mpc::{
@@ -105,7 +106,7 @@ impl Envelope {
         (message.round, message.broadcast, message.from.get()) == (round, broadcast, from)
     }
 
-    fn edit<T: DeserializeOwned + Serialize>(&mut self, edit: impl FnOnce(&mut T)) {
+    fn edit<T: DeserializeOwned + Serialize, R>(&mut self, edit: impl FnOnce(&mut T) -> R) {
         let mut value = postcard::from_bytes(&self.message.body).unwrap();
         edit(&mut value);
         self.message.body = postcard::to_allocvec(&value).unwrap();
@@ -160,18 +161,55 @@ fn run<T>(mut machines: Machines<T>, mut network: impl FnMut(Envelope) -> Vec<En
     Ended { outputs, aborts, machines }
 }
 
-/// Runs with one kind of message edited.
+/// The hash of a broadcast that an echo has, by code of its own.
+fn echo_hash(message: &Incoming) -> [u8; 32] {
+    let mut bytes = b"tss broadcast echo v1".to_vec();
+    bytes.extend([message.round, message.from.get()]);
+    bytes.extend((message.body.len() as u64).to_be_bytes());
+    bytes.extend(&message.body);
+    Sha256::digest(bytes).into()
+}
+
+/// What an echo says.
+type Echo = BTreeMap<SignerIndex, [u8; 32]>;
+
+/// Runs with messages edited, as one would that hides it: where it edits a broadcast, it echoes to
+/// each other what that one got, and its own machine hears what it had sent.
+fn run_edited<T>(machines: Machines<T>, mut edit: impl FnMut(&mut Envelope)) -> Ended<T> {
+    let echoes = machines.len() > 2;
+    // Of an edited broadcast, by round, sender and receiver: as it was sent, and as it came.
+    let mut edited = BTreeMap::new();
+    run(machines, |mut envelope| {
+        let (round, from, to) = (envelope.message.round, envelope.message.from, envelope.to);
+        let sent = echo_hash(&envelope.message);
+        edit(&mut envelope);
+        if envelope.message.broadcast && echoes {
+            let came = echo_hash(&envelope.message);
+            if sent != came {
+                edited.insert((round, from, to), (sent, came));
+            }
+            if let Some(&(_, came)) = edited.get(&(round - 1, from, to)) {
+                envelope.edit(|echo: &mut Echo| echo.insert(from, came));
+            }
+            if let Some(&(sent, _)) = edited.get(&(round - 1, to, from)) {
+                envelope.edit(|echo: &mut Echo| echo.insert(to, sent));
+            }
+        }
+        vec![envelope]
+    })
+}
+
+/// Runs with one kind of message edited, as [`run_edited`] does.
 fn run_tampered<T, M: DeserializeOwned + Serialize>(
     machines: Machines<T>,
     (round, broadcast, from): (u8, bool, u8),
     mut edit: impl FnMut(SignerIndex, &mut M),
 ) -> Ended<T> {
-    run(machines, |mut envelope| {
+    run_edited(machines, |envelope| {
         if envelope.is(round, broadcast, from) {
             let to = envelope.to;
             envelope.edit(|message| edit(to, message));
         }
-        vec![envelope]
     })
 }
 
@@ -402,10 +440,25 @@ fn two_key_generations_give_two_keys() {
 
 #[test]
 fn progress_is_told_once_for_each_round() {
-    let mut rounds = Vec::new();
-    let machines = key(2, 3).machines(&sign_setup(quorum([2, 3])));
-    let signatures = run_local_with(machines, |round| rounds.push(round)).unwrap();
-    assert_eq!((rounds, signatures.len()), (vec![1, 2, 3], 2));
+    // Two signers have nobody to compare a broadcast with, and three rounds are all they need.
+    for (key, members, rounds) in
+        [(key(2, 3), quorum([2, 3]), vec![1, 2, 3]), (key(3, 5), quorum([1, 2, 3]), vec![1, 2, 3, 4])]
+    {
+        let mut told = Vec::new();
+        let machines = key.machines(&sign_setup(members.clone()));
+        assert!(machines.values().all(|machine| usize::from(machine.rounds()) == rounds.len()));
+        let signatures = run_local_with(machines, |round| told.push(round)).unwrap();
+        assert_eq!((told, signatures.len()), (rounds, members.len()));
+    }
+}
+
+#[test]
+fn key_generation_tells_how_many_rounds_it_has() {
+    for (t, n, rounds) in [(2, 2, 4), (2, 3, 7), (5, 9, 7)] {
+        assert!(keygen_machines(t, n).values().all(|machine| machine.rounds() == rounds));
+    }
+    let highest = recorded_keygen().0.iter().map(|message| message.round).max();
+    assert_eq!(highest, Some(4));
 }
 
 #[test]
@@ -707,7 +760,8 @@ fn a_message_in_the_name_of_another_is_cheating() {
 #[test]
 fn a_silent_signer_is_named() {
     let key = key(3, 5);
-    for silent in 1..=3 {
+    // The last is the echo.
+    for silent in 1..=4 {
         let ended = run(key.machines(&sign_setup(quorum([1, 2, 4]))), |envelope| {
             let drop = envelope.message.from == signer(4) && envelope.message.round >= silent;
             if drop { Vec::new() } else { vec![envelope] }
@@ -735,10 +789,10 @@ fn first_round(message: Incoming) -> Abort {
 #[test]
 fn a_message_that_no_honest_signer_sends_is_cheating() {
     let message = Incoming { round: 1, from: signer(2), broadcast: false, body: vec![1, 2, 3] };
-    for round in [0, 4, 255] {
+    for round in [0, 5, 255] {
         assert!(cheated(&first_round(Incoming { round, ..message.clone() }), 2), "round {round}");
     }
-    for (round, broadcast) in [(1, true), (2, true), (3, false)] {
+    for (round, broadcast) in [(1, true), (2, true), (3, false), (4, false)] {
         assert!(cheated(&first_round(Incoming { round, broadcast, ..message.clone() }), 2), "round {round}");
     }
     assert!(cheated(&first_round(Incoming { body: vec![0; MAX_BODY + 1], ..message.clone() }), 2));
@@ -841,6 +895,121 @@ fn garble(random: &mut Random, body: &mut Vec<u8>) {
     }
 }
 
+// ---- Broadcasts that are none
+
+/// Signer 2 broadcasts in this round one thing to some and another to the others, and either hides
+/// it from each or tells all the same in its echo.
+fn equivocates<T: std::fmt::Debug>(machines: Machines<T>, round: u8, hides: bool) {
+    let honest: Vec<SignerIndex> = machines.keys().copied().filter(|&index| index != signer(2)).collect();
+    // Every second of them gets another than the rest.
+    let (other, same): (Vec<_>, Vec<_>) = honest.iter().enumerate().partition(|(place, _)| place % 2 == 0);
+    let side = |side: Vec<(usize, &SignerIndex)>| side.into_iter().map(|(_, &i)| i).collect::<BTreeSet<_>>();
+    let (other, same) = (side(other), side(same));
+    let mut highest = 0;
+    let mut edit = |envelope: &mut Envelope| {
+        if envelope.message.from != signer(2) {
+            highest = highest.max(envelope.message.round);
+        } else if envelope.is(round, true, 2) && other.contains(&envelope.to) {
+            *envelope.message.body.last_mut().unwrap() ^= 1;
+        }
+    };
+    let mut ended = if hides {
+        run_edited(machines, edit)
+    } else {
+        run(machines, |mut envelope| {
+            edit(&mut envelope);
+            vec![envelope]
+        })
+    };
+    // No honest party goes on after the echo.
+    assert_eq!(highest, round + 1);
+    assert!(ended.outputs.keys().all(|&index| index == signer(2)), "{:?}", ended.outputs);
+    ended.aborts.remove(&signer(2));
+    assert!(ended.aborts.keys().eq(&honest), "{:?}", ended.aborts);
+    for (at, abort) in ended.aborts {
+        if other.contains(&at) && !hides {
+            assert!(cheated(&abort, 2), "{at}: {abort}");
+        } else {
+            let suspects = if other.contains(&at) { &same } else { &other };
+            let suspects = suspects.iter().map(|index| index.get()).chain([2]);
+            assert!(suspected(&abort, suspects), "{at}: {abort}");
+            assert!(abort.reason.contains("another broadcast of signer 2"), "{abort}");
+        }
+    }
+}
+
+#[test]
+fn a_broadcast_that_is_not_the_same_for_all_ends_key_generation_of_3_at_once() {
+    for round in [2, 4, 6] {
+        equivocates(keygen_machines(2, 3), round, true);
+        equivocates(keygen_machines(2, 3), round, false);
+    }
+}
+
+#[test]
+fn a_broadcast_that_is_not_the_same_for_all_ends_key_generation_of_5_at_once() {
+    for (round, hides) in [(2, true), (2, false), (4, true), (6, true)] {
+        equivocates(keygen_machines(3, 5), round, hides);
+    }
+}
+
+#[test]
+fn a_part_of_a_signature_that_is_not_the_same_for_all_ends_signing() {
+    for (key, members) in [(key(3, 5), quorum([1, 2, 4])), (key(5, 9), quorum([1, 2, 4, 7, 9]))] {
+        let setup = sign_setup(members);
+        equivocates(key.machines(&setup), 3, true);
+        equivocates(key.machines(&setup), 3, false);
+    }
+}
+
+#[test]
+fn a_party_that_lies_in_its_echo_is_named() {
+    type Lie = fn(SignerIndex, &mut Echo);
+    let run = |edit: Lie| {
+        run(key(3, 5).machines(&sign_setup(quorum([1, 2, 4]))), |mut envelope| {
+            if envelope.is(4, true, 2) {
+                let to = envelope.to;
+                envelope.edit(|echo| edit(to, echo));
+            }
+            vec![envelope]
+        })
+    };
+    let lies: [Lie; 4] = [
+        |_, echo| echo.get_mut(&signer(2)).unwrap()[0] ^= 1,
+        |to, echo| echo.get_mut(&to).unwrap()[0] ^= 1,
+        |_, echo| {
+            echo.remove(&signer(4));
+        },
+        |_, echo| {
+            echo.insert(signer(3), [0; 32]);
+        },
+    ];
+    for lie in lies {
+        let ended = run(lie);
+        for index in [1, 4] {
+            assert!(cheated(&ended.aborts[&signer(index)], 2), "{:?}", ended.aborts);
+        }
+    }
+    // About a third, it is one's word against the other's; but who is lied about knows.
+    let ended = run(|_, echo| echo.get_mut(&signer(4)).unwrap()[0] ^= 1);
+    assert!(suspected(&ended.aborts[&signer(1)], [2, 4]), "{:?}", ended.aborts);
+    assert!(cheated(&ended.aborts[&signer(4)], 2), "{:?}", ended.aborts);
+}
+
+#[test]
+fn a_missing_echo_is_waited_for_by_name() {
+    let mut ended = run(keygen_machines(2, 3), |envelope| {
+        if envelope.is(3, true, 2) && envelope.to == signer(1) { Vec::new() } else { vec![envelope] }
+    });
+    // The others have it and go on, until they lack what signer 1 sends after.
+    assert_eq!(ended.machines[&signer(1)].timed_out(), Abort::timeout(signers([2])));
+    assert_eq!(ended.machines[&signer(2)].waiting_for(), signers([1]));
+    assert_eq!(ended.machines[&signer(3)].waiting_for(), signers([1]));
+    let malformed = Incoming { round: 3, from: signer(2), broadcast: true, body: vec![1] };
+    let abort = ended.machines.get_mut(&signer(1)).unwrap().receive(malformed).unwrap_err();
+    assert!(cheated(&abort, 2), "{abort}");
+}
+
 // ---- Faults in key generation
 
 type Commitments = ([u8; 32], BroadcastDerivationPhase2to4);
@@ -869,7 +1038,7 @@ fn a_polynomial_share_above_the_group_order_is_cheating() {
 
 #[test]
 fn a_wrong_proof_of_a_public_share_names_its_sender() {
-    let ended = run_tampered(keygen_machines(2, 3), (3, true, 3), |_, openings: &mut Openings| {
+    let ended = run_tampered(keygen_machines(2, 3), (4, true, 3), |_, openings: &mut Openings| {
         openings.0.proofs[7].challenge_response += Scalar::ONE;
     });
     for index in [1, 2] {
@@ -956,7 +1125,7 @@ fn a_copied_commitment_is_refused() {
     let copy = |t, n| {
         let mut first: Option<(SignerIndex, Commitments)> = None;
         let mut second = None;
-        let ended = run(keygen_machines(t, n), |mut envelope| {
+        let ended = run_edited(keygen_machines(t, n), |envelope| {
             let from = envelope.message.from;
             if (envelope.message.round, envelope.message.broadcast) == (2, true) {
                 let (victim, copied) = first
@@ -966,7 +1135,6 @@ fn a_copied_commitment_is_refused() {
                     envelope.edit(|own: &mut Commitments| own.1.cc_commitment = commitment);
                 }
             }
-            vec![envelope]
         });
         (ended.aborts, first.unwrap().0, second.unwrap())
     };
@@ -997,17 +1165,16 @@ fn a_commitment_in_the_name_of_another_is_cheating() {
 fn a_party_that_tells_each_another_chain_code_is_found_out() {
     // To signer 1 another contribution than to 3, each with a commitment that fits.
     let (other, (commitment, salt)) = ([5; 32], commits::commit(&[5; 32]));
-    let ended = run(keygen_machines(2, 3), |mut envelope| {
+    let ended = run_edited(keygen_machines(2, 3), |envelope| {
         if envelope.to == signer(1) && envelope.is(2, true, 2) {
             envelope.edit(|commitments: &mut Commitments| commitments.1.cc_commitment = commitment);
         }
-        if envelope.to == signer(1) && envelope.is(3, true, 2) {
+        if envelope.to == signer(1) && envelope.is(4, true, 2) {
             envelope.edit(|openings: &mut Openings| {
                 openings.1.aux_chain_code = other;
                 openings.1.cc_salt = salt.clone();
             });
         }
-        vec![envelope]
     });
     assert!(ended.outputs.is_empty());
     assert!(suspected(&ended.aborts[&signer(1)], [2, 3]), "{:?}", ended.aborts);
@@ -1031,6 +1198,16 @@ fn a_key_generation_waits_for_every_confirmation_and_refuses_a_wrong_one() {
     message.body[0] ^= 1;
     let abort = machine.receive(message).unwrap_err();
     assert!(cheated(&abort, 2), "{abort:?}");
+}
+
+#[test]
+fn a_wrong_confirmation_that_all_receive_names_its_sender() {
+    let ended = run_tampered(keygen_machines(2, 3), (6, true, 2), |_, confirmation: &mut [u8; 32]| {
+        confirmation[0] ^= 1
+    });
+    for index in [1, 3] {
+        assert!(cheated(&ended.aborts[&signer(index)], 2), "{:?}", ended.aborts);
+    }
 }
 
 #[test]

@@ -12,13 +12,10 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tss_common::config::Config;
 use tss_common::identity::{Identity, Roster};
-use tss_mpc::local::run_local_with;
+use tss_mpc::local::{Machines, run_local_with};
 use tss_mpc::{Engine, KeygenSetup, PublicKey, SessionId, ShareDocument, SignerIndex, Threshold};
 use tss_signer::secret_file::Protection;
 use tss_signer::{identity_file, share_file};
-
-/// How many rounds key generation has, for the progress display.
-const ROUNDS: u64 = 4;
 
 /// Generates a key: every signer's share.
 ///
@@ -31,13 +28,7 @@ pub fn generate(
     threshold: Threshold,
 ) -> anyhow::Result<BTreeMap<SignerIndex, ShareDocument>> {
     let session = SessionId(rand::random());
-    let progress = ProgressBar::new(ROUNDS).with_style(
-        ProgressStyle::with_template("{spinner} generating a {msg} key, round {pos} of {len}  {elapsed}")
-            .context("the progress template is well-formed")?,
-    );
-    progress.set_message(threshold.to_string());
-    progress.enable_steady_tick(std::time::Duration::from_millis(100));
-    let machines = threshold
+    let machines: Machines<ShareDocument> = threshold
         .signers()
         .map(|index| {
             let setup =
@@ -45,6 +36,13 @@ pub fn generate(
             Ok((index, engine.keygen(setup)?))
         })
         .collect::<anyhow::Result<_>>()?;
+    let rounds = machines.values().map(|machine| machine.rounds()).max().unwrap_or_default();
+    let progress = ProgressBar::new(rounds.into()).with_style(
+        ProgressStyle::with_template("{spinner} generating a {msg} key, round {pos} of {len}  {elapsed}")
+            .context("the progress template is well-formed")?,
+    );
+    progress.set_message(threshold.to_string());
+    progress.enable_steady_tick(std::time::Duration::from_millis(100));
     let shares = run_local_with(machines, |round| progress.set_position(round.into()));
     progress.finish_and_clear();
     shares.map_err(|(index, abort)| anyhow::anyhow!("key generation aborted at signer {index}: {abort}"))

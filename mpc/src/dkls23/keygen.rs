@@ -18,7 +18,8 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{Correlations, blame, check_parties, parameters, party_index, signer_index};
-use crate::rounds::{Body, Protocol, Received, Round, RoundMachine, Turn, decode, encode};
+use crate::abort::list;
+use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::share::{CoreShare, EngineParts, SecretShare, VERSION};
 use crate::{Abort, KeygenSetup, PublicKey, Recipient, Scheme, SetupError, ShareDocument, SignerIndex};
 
@@ -45,12 +46,12 @@ pub(super) fn machine(setup: KeygenSetup) -> Result<RoundMachine<Keygen>, SetupE
         session: Some(session),
         own_fragment: Zeroizing::default(),
         own_proof: None,
+        own_openings: None,
         commitments: BTreeMap::new(),
         zero_commitments: Vec::new(),
-        transcript: Transcript::default(),
         result: None,
     };
-    Ok(RoundMachine::new(keygen, others, rounds))
+    Ok(RoundMachine::new(keygen, index, others, rounds))
 }
 
 pub(super) struct Keygen {
@@ -59,11 +60,12 @@ pub(super) struct Keygen {
     /// The crate's state; it zeroizes itself.
     session: Option<DkgSession<Secp256k1>>,
     own_fragment: Zeroizing<Scalar>,
+    /// From round 2 to its opening.
     own_proof: Option<DLogProof<Secp256k1>>,
+    own_openings: Option<Openings>,
     /// Everybody's commitments, our own too.
     commitments: BTreeMap<SignerIndex, Commitments>,
     zero_commitments: Vec<TransmitInitZeroSharePhase2to4>,
-    transcript: Transcript,
     /// What comes out if all agree, and the hash by which they do.
     result: Option<(ShareDocument, [u8; 32])>,
 }
@@ -95,22 +97,6 @@ impl Drop for PairSetup {
     fn drop(&mut self) {
         // Both seeds together are what keeps the signers' key shares hidden from each other.
         self.zero.seed.zeroize();
-    }
-}
-
-/// All broadcasts of a session.
-#[derive(Default)]
-struct Transcript(BTreeMap<(u8, SignerIndex), Vec<u8>>);
-
-impl Transcript {
-    fn add(&mut self, round: u8, from: SignerIndex, body: &[u8]) {
-        self.0.insert((round, from), body.to_vec());
-    }
-
-    fn add_all(&mut self, round: u8, bodies: &BTreeMap<SignerIndex, Body>) {
-        for (&from, body) in bodies {
-            self.add(round, from, body);
-        }
     }
 }
 
@@ -165,7 +151,6 @@ impl Keygen {
         // Only the commitment leaves now: the proof shows the public share.
         self.own_proof = Some(proof.proof);
         let broadcast = encode(&commitments)?;
-        self.transcript.add(2, self.setup.index, &broadcast);
         self.commitments.insert(self.setup.index, commitments);
 
         let mut send = vec![(Recipient::All, broadcast)];
@@ -185,7 +170,6 @@ impl Keygen {
             self.refuse_copy(from, &commitments)?;
             self.commitments.insert(from, commitments);
         }
-        self.transcript.add_all(2, received.broadcast());
         for (from, message) in received.decode_direct::<TransmitInitZeroSharePhase2to4>()? {
             check_parties(&message.parties, from, index)?;
             self.zero_commitments.push(message);
@@ -193,10 +177,10 @@ impl Keygen {
 
         let others = self.others.clone();
         let (zero, mul, derivation) = self.session()?.phase3().map_err(|abort| blame(abort, &others))?;
-        let proof = self.own_proof.clone().ok_or_else(|| Abort::local("no proof to open"))?;
-        let broadcast = encode(&Openings { proof, derivation })?;
-        self.transcript.add(3, index, &broadcast);
-        let mut send = vec![(Recipient::All, broadcast)];
+        let proof = self.own_proof.take().ok_or_else(|| Abort::local("no proof to open"))?;
+        let openings = Openings { proof, derivation };
+        let mut send = vec![(Recipient::All, encode(&openings)?)];
+        self.own_openings = Some(openings);
         let mut mul: BTreeMap<_, _> = mul.into_iter().map(|mul| (mul.parties.receiver, mul)).collect();
         for zero in zero {
             let receiver = zero.parties.receiver;
@@ -234,10 +218,7 @@ impl Keygen {
             proofs.push((from, proof));
             derivations.insert(party_index(from), derivation);
         }
-        self.transcript.add_all(3, received.broadcast());
-        // Our own, as the others see it.
-        let own = self.transcript.0.get(&(3, index)).and_then(|body| decode::<Openings>(body));
-        let own = own.ok_or_else(|| Abort::local("no opening of our own"))?;
+        let own = self.own_openings.take().ok_or_else(|| Abort::local("no opening of our own"))?;
         proofs.push((index, own.proof));
         derivations.insert(party_index(index), own.derivation);
 
@@ -324,8 +305,7 @@ impl Keygen {
         })
     }
 
-    /// A hash of everything that all parties must have in common. The broadcasts are in it because
-    /// nothing else shows that everybody was sent the same.
+    /// A hash of everything that all parties must have in common.
     fn confirmation(&self, document: &ShareDocument) -> [u8; 32] {
         let KeygenSetup { session, cluster, key, threshold, .. } = &self.setup;
         let mut hash = Sha256::new();
@@ -343,10 +323,6 @@ impl Keygen {
             add(&share.to_compressed());
         }
         add(&document.core.chain_code);
-        for (&(round, from), body) in &self.transcript.0 {
-            add(&[round, from.get()]);
-            add(body);
-        }
         hash.finalize().into()
     }
 
@@ -354,13 +330,14 @@ impl Keygen {
     fn confirm(&mut self, received: &Received) -> Result<Turn<ShareDocument>, Abort> {
         let (document, own) = self.result.take().ok_or_else(|| Abort::local("no result to confirm"))?;
         let hashes = received.decode_broadcast::<[u8; 32]>()?;
-        let differ: Vec<String> =
-            hashes.iter().filter(|(_, hash)| **hash != own).map(|(from, _)| from.to_string()).collect();
+        let differ: BTreeSet<SignerIndex> =
+            hashes.into_iter().filter(|(_, hash)| *hash != own).map(|(from, _)| from).collect();
         if differ.is_empty() {
             return Ok(Turn::done(document));
         }
-        // Who differs may have been sent other broadcasts by somebody who now agrees with us.
-        let reason = format!("signers {} ended with another result", differ.join(", "));
-        Err(Abort::unattributed(self.others.clone(), reason))
+        // All is computed from broadcasts, which came to everybody alike. So it is not the doing of
+        // one who agrees with us.
+        let reason = format!("{} ended with another result", list(&differ));
+        Err(Abort::unattributed(differ, reason))
     }
 }

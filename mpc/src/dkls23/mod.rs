@@ -4,15 +4,18 @@
 //! the order of messages, the check that a message comes from who it says, the comparison that ends
 //! key generation, the storage of the shares, and who is to blame.
 //!
-//! | protocol | round | direct | broadcast |
-//! |---|---|---|---|
-//! | key generation | 1 | a share of the sender's polynomial | |
-//! | | 2 | commitment to a zero-share seed | commitments to the public share and the chain code |
-//! | | 3 | the seed; the base oblivious transfers | the public share, proven; the chain code |
-//! | | 4 | | a hash of the result and of all broadcasts |
-//! | signing | 1 | commitment to the nonce; the oblivious transfer extension | |
-//! | | 2 | the nonce; the multiplication's other half | |
-//! | | 3 | | the sender's part of the signature |
+//! | protocol | round | on the wire | direct | broadcast |
+//! |---|---|---|---|---|
+//! | key generation | 1 | 1 | a share of the sender's polynomial | |
+//! | | 2 | 2, echo 3 | commitment to a zero-share seed | commitments to the public share and the chain code |
+//! | | 3 | 4, echo 5 | the seed; the base oblivious transfers | the public share, proven; the chain code |
+//! | | 4 | 6, echo 7 | | a hash of the result |
+//! | signing | 1 | 1 | commitment to the nonce; the oblivious transfer extension | |
+//! | | 2 | 2 | the nonce; the multiplication's other half | |
+//! | | 3 | 3, echo 4 | | the sender's part of the signature |
+//!
+//! That all parties received the same broadcasts is checked by [`rounds`], in the echoes. Between
+//! two parties there are none, and a round has the same number on the wire.
 
 mod keygen;
 mod sign;

@@ -1,4 +1,5 @@
-//! Signing: protocol 3.6 of DKLs23, in three rounds.
+//! Signing: protocol 3.6 of DKLs23, in three rounds. Among more than two signers, an echo of the last
+//! follows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +41,7 @@ pub(super) fn machine(
         others: others.clone(),
         state: State::Begin,
     };
-    Ok(RoundMachine::new(sign, others, rounds))
+    Ok(RoundMachine::new(sign, index, others, rounds))
 }
 
 pub(super) struct Sign {
