@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tss_mpc::{Abort, EngineId, PublicKey, Quorum, Scheme, SessionId, Signature, SignerIndex, Threshold};
 use uuid::Uuid;
 
+use crate::approval::Approval;
 use crate::intent::Intent;
 use crate::session::Nonce;
 
@@ -41,6 +42,9 @@ pub struct Attempt {
     /// The message itself.
     #[serde(with = "crate::encoding::base64")]
     pub message: Vec<u8>,
+    /// Who approved the intent. Each signer checks them anew.
+    #[serde(default)]
+    pub approvals: Vec<Approval>,
     /// The protocol.
     pub engine: EngineId,
     /// The key's epoch.
