@@ -5,6 +5,7 @@
 //! | [`service`] | what a signer listens to, and what it answers |
 //! | [`session`] | one session, from the first nonce to the signature |
 //! | [`router`] | which message belongs to which session |
+//! | [`policy`] | what this signer signs, and what not |
 //! | [`share_file`] | share documents as files, encrypted or not |
 //! | [`bans`] | whom this signer never signs with again |
 //! | [`compute`] | where the arithmetic runs |
@@ -15,6 +16,7 @@ pub mod bans;
 pub mod compute;
 pub mod http;
 pub mod metrics;
+pub mod policy;
 pub mod router;
 pub mod service;
 pub mod session;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::bans::BanList;
 use crate::compute::Compute;
 use crate::metrics::{Dropped, Metrics, SignerMetrics};
+use crate::policy::PolicyFile;
 use crate::router::Router;
 use crate::session::{self, Party};
 
@@ -50,6 +51,8 @@ pub struct SignerOptions {
     pub data_dir: PathBuf,
     /// How many sessions it takes part in at the same time.
     pub max_sessions: u16,
+    /// What it signs; without it, whatever a manager asks for.
+    pub policy_file: Option<PathBuf>,
     /// What it counts.
     pub metrics: Metrics,
 }
@@ -69,18 +72,22 @@ struct Inner {
     party: Party,
     router: Router,
     bans: BanList,
+    policy: PolicyFile,
 }
 
 impl Signer {
     /// Starts a signer. It takes part in sessions until [`Signer::stop`].
     ///
     /// # Errors
-    /// When the share has no part for the engine, or the signer's database cannot be used.
+    /// When the share has no part for the engine, the policy is bad, or the signer's database cannot be
+    /// used.
     pub async fn start(options: SignerOptions) -> anyhow::Result<Self> {
-        let SignerOptions { share, engine, bus, compute, data_dir, max_sessions, metrics } = options;
+        let SignerOptions { share, engine, bus, compute, data_dir, max_sessions, policy_file, metrics } =
+            options;
         let core = &share.core;
         let index = core.index;
         let metrics = metrics.of(index);
+        let policy = PolicyFile::open(policy_file, metrics.clone())?;
         std::fs::create_dir_all(&data_dir).with_context(|| format!("the folder {}", data_dir.display()))?;
         let bans = BanList::open(
             &data_dir.join(format!("signer{index}.redb")),
@@ -105,6 +112,7 @@ impl Signer {
             party: Party { index, share: engine.open(&share)?, bus, compute, metrics },
             router: Router::default(),
             bans,
+            policy,
         });
         let signer = Self { inner, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let (bus, me) = (&signer.inner.party.bus, index);
@@ -114,10 +122,11 @@ impl Signer {
         let tasks = signer.tasks.clone();
         signer.spawn(|inner, stop| inner.take_requests(requests, stop, tasks));
         signer.spawn(Inner::send_heartbeats);
+        signer.spawn(|inner, stop| async move { inner.policy.watch(&stop).await });
         tracing::info!(
             signer = %index, key = %signer.inner.key.id, epoch = signer.inner.key.epoch,
             public_key = %signer.inner.key.public_key, threshold = %signer.inner.key.threshold,
-            "signer started; it has no policy, so it signs whatever a manager asks for"
+            "signer started; {}", signer.inner.policy
         );
         Ok(signer)
     }
@@ -254,7 +263,8 @@ impl Inner {
     }
 
     /// Whether this signer takes part in an attempt. The manager is not trusted with the digest: it is
-    /// computed here, from the message.
+    /// computed here, from the message. The policy comes last: what is of no use does not count for its
+    /// rate.
     fn check(&self, attempt: &Attempt) -> Result<(), Ending> {
         let (intent, key) = (&attempt.intent, &self.key);
         let unable = |reason: String| Err(Ending::Unable(reason));
@@ -287,6 +297,10 @@ impl Inner {
         }
         if intent.not_after.is_some_and(|time| time < Timestamp::now()) {
             return refused("the request has expired (not_after)".into());
+        }
+        let approvers = self.policy.check(attempt, Timestamp::now())?;
+        if !approvers.is_empty() {
+            tracing::info!(?approvers, "approved");
         }
         Ok(())
     }
