@@ -6,8 +6,10 @@
 //! | [`network`] | a manager and all signers in one process |
 //! | [`devnet`] | such a network for a developer, kept in a folder |
 //! | [`bench`] | such a network under load, against its engine's own ceiling |
+//! | [`approver`] | approvers' keys, and the approvals they make |
 //! | [`client`] | the manager's REST API, as a caller uses it |
 
+pub mod approver;
 pub mod bench;
 pub mod client;
 pub mod devnet;
