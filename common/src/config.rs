@@ -236,6 +236,8 @@ struct Layer {
 }
 
 const PREFIX: &str = "TSS_";
+/// Where `tssctl` finds the manager: no setting, though it begins like one.
+const NO_SETTING: &str = "TSS_MANAGER";
 
 impl Config {
     /// Reads `dir/default.toml`, `dir/{RUN_MODE}.toml` (`development` unless set) and the `TSS_*`
@@ -275,7 +277,7 @@ impl Config {
             file_layer(&dir.join(format!("{mode}.toml")), ": RUN_MODE names the file without `.toml`")?,
         ];
         for (name, value) in &env {
-            if let Some(path) = name.strip_prefix(PREFIX) {
+            if let Some(path) = name.strip_prefix(PREFIX).filter(|_| name != NO_SETTING) {
                 layers.push(variable_layer(name, path, value)?);
             }
         }
@@ -456,6 +458,7 @@ mod tests {
                 ("TSS_LIMITS__ACTIVE", "4"),
                 ("TSS_CLUSTER", "prod"),
                 ("HOME", "/"),
+                ("TSS_MANAGER", "http://127.0.0.1:8080"),
                 ("TSS_MONGODB_DATABASE", "12"),
             ],
         )
