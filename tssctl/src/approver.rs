@@ -95,7 +95,10 @@ pub fn describe(text: &str, intent: &Intent) -> String {
 pub fn read_approval(file: &Path) -> anyhow::Result<Approval> {
     let read = || -> anyhow::Result<Approval> {
         let text = read_short(file)?;
-        serde_json::from_str(text.trim()).context("expected one line of JSON, as `tssctl approve` prints it")
+        let expected = "expected one line of JSON, as `tssctl approve` prints it";
+        // An error that quotes the text would show a part of a key, should this be one.
+        anyhow::ensure!(text.trim_start().starts_with('{'), expected);
+        serde_json::from_str(text.trim()).context(expected)
     };
     read().with_context(|| format!("approval {}", file.display()))
 }
@@ -186,6 +189,9 @@ mod tests {
         std::fs::write(&line, "{}").unwrap();
         let refused = error(read_approval(&line));
         assert!(refused.contains("alice.json: expected one line of JSON"), "{refused}");
+
+        let refused = error(read_approval(&file));
+        assert!(refused.ends_with("as `tssctl approve` prints it"), "{refused}");
 
         let past = Wish { not_after: Some(Timestamp::UNIX_EPOCH), ..wish() };
         assert!(error(approve(&file, past, &config)).contains("`not_after`"));

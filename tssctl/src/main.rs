@@ -146,7 +146,7 @@ struct SignArguments {
     #[arg(long)]
     path: Option<String>,
     /// When the wish lapses, as in 2030-01-02T03:04:05Z.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_time)]
     not_after: Option<Timestamp>,
     /// A file with an approval, as `approve` prints it; once for each approval.
     #[arg(long)]
@@ -181,7 +181,7 @@ struct ApproveArguments {
     #[arg(long)]
     path: Option<DerivationPath>,
     /// When the approved request lapses, as in 2030-01-02T03:04:05Z; the request must say the same.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_time)]
     not_after: Option<Timestamp>,
     /// The folder with default.toml and {RUN_MODE}.toml, as the manager has them. Not read where --cluster,
     /// --key and --path are all given.
@@ -303,6 +303,10 @@ fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
     }
     println!("Give each signer its own file, and keep no copy of them together.");
     Ok(())
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|error| format!("{error}: expected a time like 2030-01-02T03:04:05Z (RFC 3339)"))
 }
 
 fn read_passphrase(file: &Path) -> anyhow::Result<SecretString> {
