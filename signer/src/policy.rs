@@ -530,8 +530,8 @@ impl PolicyFile {
         });
         match parsed {
             Ok(info) => {
-                self.metrics.policy_valid(true);
                 self.current.send_replace(info);
+                self.metrics.policy_valid(true);
                 tracing::info!("the policy file changed; {self}");
             }
             Err(problem) => {
@@ -677,6 +677,17 @@ mod tests {
         let many: Vec<String> = (0..100).map(|number| format!("\"key-{number}\"")).collect();
         let summary = policy(&format!("keys = [{}]", many.join(","))).summary();
         assert_says(&summary, &["key-0, key-1", "key-15 and 84 more"]);
+    }
+
+    #[test]
+    fn the_documented_example_is_a_policy() {
+        let page = include_str!("../../docs/policy.md");
+        let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let summary = policy(example).summary();
+        assert_says(
+            &summary,
+            &["paths 0/1/*, m", "600 requests", "3600 s", "approvals by 2 of alice, bob, carol"],
+        );
     }
 
     #[test]
