@@ -168,7 +168,12 @@ impl Policy {
         })
     }
 
-    /// The rules in one line.
+    /// How many approvals a request needs.
+    pub fn approvals_required(&self) -> usize {
+        self.approvals.as_ref().map_or(0, |approvers| approvers.required)
+    }
+
+    /// The rules in one line, a few KiB at most.
     pub fn summary(&self) -> String {
         let rules = [
             self.keys.as_ref().map(|keys| format!("keys {keys}")),
@@ -672,7 +677,9 @@ mod tests {
             "keys default, cold; paths 0/1/*, m, 7; hashes sha256, none; at most 600 requests a minute; \
              valid for at most 3600 s; approvals by 2 of alice, bob, carol"
         );
+        assert_eq!(policy(&text).approvals_required(), 2);
         assert_eq!(policy("# nothing").summary(), "nothing is denied");
+        assert_eq!(policy("# nothing").approvals_required(), 0);
         assert_eq!(check(&policy("# nothing"), &attempt()), Ok(vec![]));
         let many: Vec<String> = (0..100).map(|number| format!("\"key-{number}\"")).collect();
         let summary = policy(&format!("keys = [{}]", many.join(","))).summary();

@@ -243,11 +243,12 @@ impl Inner {
         }
         let ending = match self.check(&attempt) {
             Err(ending) => ending,
-            Ok(()) => {
+            Ok(approvers) => {
                 let Some(messages) = self.router.open(key) else {
                     tracing::debug!("an attempt came twice");
                     return delivery.ack();
                 };
+                tracing::debug!(?approvers, "taking part");
                 self.metrics().sessions_active(self.router.active());
                 let result = session::run(&self.party, &attempt, messages).await;
                 self.router.close(key);
@@ -262,10 +263,10 @@ impl Inner {
         delivery.ack();
     }
 
-    /// Whether this signer takes part in an attempt. The manager is not trusted with the digest: it is
-    /// computed here, from the message. The policy comes last: what is of no use does not count for its
-    /// rate.
-    fn check(&self, attempt: &Attempt) -> Result<(), Ending> {
+    /// Whether this signer takes part in an attempt; yields whose approvals the policy counted. The
+    /// manager is not trusted with the digest: it is computed here, from the message. The policy comes
+    /// last: what is of no use does not count for its rate.
+    fn check(&self, attempt: &Attempt) -> Result<Vec<String>, Ending> {
         let (intent, key) = (&attempt.intent, &self.key);
         let unable = |reason: String| Err(Ending::Unable(reason));
         let refused = |reason: String| Err(Ending::Refused(reason));
@@ -298,11 +299,7 @@ impl Inner {
         if intent.not_after.is_some_and(|time| time < Timestamp::now()) {
             return refused("the request has expired (not_after)".into());
         }
-        let approvers = self.policy.check(attempt, Timestamp::now())?;
-        if !approvers.is_empty() {
-            tracing::info!(?approvers, "approved");
-        }
-        Ok(())
+        Ok(self.policy.check(attempt, Timestamp::now())?)
     }
 
     /// Keeps what must be kept of an ending, and reports it.
