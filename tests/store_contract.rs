@@ -17,6 +17,8 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tss_common::approval::Approval;
+use tss_common::ed25519::SigningKey;
 use tss_common::intent::{HashAlgorithm, Intent};
 use tss_manager::store::embedded::EmbeddedStore;
 use tss_manager::store::mongo::MongoStore;
@@ -39,17 +41,20 @@ fn lease(holder: Uuid, until: i64) -> Lease {
 
 /// A request that was accepted at 0 and that `holder` drives until 10.
 fn request(holder: Uuid) -> Request {
+    let intent = Intent {
+        cluster: "devnet".into(),
+        key: "default".into(),
+        path: "0/1".parse().unwrap(),
+        hash: HashAlgorithm::Sha256,
+        digest: [7; 32],
+        not_after: None,
+    };
+    let approvals = [1, 2].map(|seed| Approval::make(&SigningKey::from_seed([seed; 32].into()), &intent));
     Request {
         id: Uuid::new_v4(),
-        intent: Intent {
-            cluster: "devnet".into(),
-            key: "default".into(),
-            path: "0/1".parse().unwrap(),
-            hash: HashAlgorithm::Sha256,
-            digest: [7; 32],
-            not_after: None,
-        },
+        intent,
         message: b"hello".to_vec(),
+        approvals: approvals.into(),
         idempotency: None,
         created_at: at(0),
         deadline: at(60),

@@ -186,6 +186,9 @@ config! {
     roster_file: PathBuf = "roster.toml".into(),
     /// A file with `age` identities (X25519) or a passphrase line, for encrypted share and identity files.
     age_identity_file: Option<PathBuf> = None,
+    /// A TOML file that says what a signer signs. Read again when it changes; without it nothing is
+    /// denied.
+    policy_file: Option<PathBuf> = None,
     /// Seconds in which a request ends, signed or failed.
     signing_timeout: u32 = 30,
     /// Seconds after which an attempt gives way to one with another quorum.
@@ -255,6 +258,8 @@ struct Layer {
 }
 
 const PREFIX: &str = "TSS_";
+/// Where `tssctl` finds the manager: no setting, though it begins like one.
+const NO_SETTING: &str = "TSS_MANAGER";
 
 impl Config {
     /// Reads `dir/default.toml`, `dir/{RUN_MODE}.toml` (`development` unless set) and the `TSS_*`
@@ -294,7 +299,7 @@ impl Config {
             file_layer(&dir.join(format!("{mode}.toml")), ": RUN_MODE names the file without `.toml`")?,
         ];
         for (name, value) in &env {
-            if let Some(path) = name.strip_prefix(PREFIX) {
+            if let Some(path) = name.strip_prefix(PREFIX).filter(|_| name != NO_SETTING) {
                 layers.push(variable_layer(name, path, value)?);
             }
         }
@@ -344,15 +349,8 @@ impl Config {
         let wrong = |key: &'static str, problem: String| {
             Err(ConfigError::Value { key, layer: source(layers, key), problem })
         };
-        let name = |text: &str| {
-            (1..=63).contains(&text.len())
-                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-        };
-        if !name(&self.cluster) {
-            return wrong("cluster", "expected 1 to 63 lower-case letters, digits or hyphens".into());
-        }
-        if !name(&self.key) {
-            return wrong("key", "expected 1 to 63 lower-case letters, digits or hyphens".into());
+        for (key, name) in [("cluster", &self.cluster), ("key", &self.key)] {
+            check_name(name).or_else(|problem| wrong(key, problem))?;
         }
         if Threshold::new(2, self.total_parties).is_err() {
             return wrong(
@@ -408,6 +406,18 @@ impl Config {
     pub fn attempt_timeout(&self) -> Duration {
         Duration::from_secs(self.attempt_timeout.into())
     }
+}
+
+/// That a text can name a cluster or a key.
+///
+/// # Errors
+/// Saying what was expected.
+pub fn check_name(text: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err("expected 1 to 63 lower-case letters, digits or hyphens".into())
 }
 
 /// The last layer that sets a key.
@@ -483,6 +493,7 @@ mod tests {
                 ("TSS_LIMITS__ACTIVE", "4"),
                 ("TSS_CLUSTER", "prod"),
                 ("HOME", "/"),
+                ("TSS_MANAGER", "http://127.0.0.1:8080"),
                 ("TSS_MONGODB_DATABASE", "12"),
             ],
         )

@@ -3,11 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sha3::Keccak256;
 use tss_mpc::DerivationPath;
+
+use crate::config::Config;
 
 /// How a message becomes the 32-byte digest that is signed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -79,6 +83,88 @@ impl FromStr for HashAlgorithm {
         Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name).ok_or_else(|| {
             format!("unknown hash `{name}`: expected sha256, sha256d, keccak256, eip191 or none")
         })
+    }
+}
+
+/// How bytes are written as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// The text's own UTF-8 bytes.
+    #[default]
+    Utf8,
+    /// Hex digits, with or without `0x`.
+    Hex,
+    /// Standard base64 with padding.
+    Base64,
+}
+
+impl Encoding {
+    /// The bytes of a text.
+    ///
+    /// # Errors
+    /// Saying what is wrong and what was expected.
+    pub fn decode(self, text: &str) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Utf8 => Ok(text.as_bytes().to_vec()),
+            Self::Hex => hex::decode(text.strip_prefix("0x").unwrap_or(text))
+                .map_err(|error| format!("{error}: expected an even number of hex digits")),
+            Self::Base64 => STANDARD
+                .decode(text)
+                .map_err(|error| format!("{error}: expected standard base64 with padding (RFC 4648)")),
+        }
+    }
+}
+
+impl FromStr for Encoding {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "utf8" => Ok(Self::Utf8),
+            "hex" => Ok(Self::Hex),
+            "base64" => Ok(Self::Base64),
+            _ => Err(format!("unknown encoding `{name}`: expected utf8, hex or base64")),
+        }
+    }
+}
+
+/// What a caller wants signed, in the caller's words. Manager and approvers make the same intent of it.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The message, in `encoding`.
+    pub message: String,
+    /// How the message is written.
+    pub encoding: Encoding,
+    /// How it becomes the digest that is signed.
+    pub hash: HashAlgorithm,
+    /// Which key signs; the configured one where absent.
+    pub key: Option<String>,
+    /// Which derived key signs; the configured one where absent.
+    pub path: Option<DerivationPath>,
+    /// When the wish lapses.
+    pub not_after: Option<Timestamp>,
+}
+
+impl Wish {
+    /// The intent, and the message as bytes.
+    ///
+    /// # Errors
+    /// Naming the field, what is wrong with it, and what was expected.
+    pub fn read(self, config: &Config, now: Timestamp) -> Result<(Intent, Vec<u8>), String> {
+        let message = self.encoding.decode(&self.message).map_err(|error| format!("`message`: {error}"))?;
+        let digest = self.hash.digest(&message).map_err(|error| format!("`message`: {error}"))?;
+        if let Some(time) = self.not_after.filter(|&time| time <= now) {
+            return Err(format!("`not_after`: {time} has passed: expected a time after {now}"));
+        }
+        let intent = Intent {
+            cluster: config.cluster.clone(),
+            key: self.key.unwrap_or_else(|| config.key.clone()),
+            path: self.path.unwrap_or_else(|| config.path.clone()),
+            hash: self.hash,
+            digest,
+            not_after: self.not_after,
+        };
+        Ok((intent, message))
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | layered configuration |
 //! | [`intent`] | what a caller wants signed |
+//! | [`approval`] | somebody's word that an intent may be signed |
 //! | [`session`] | session ids and the nonces in them |
 //! | [`ed25519`] | signatures of signers and approvers |
 //! | [`identity`] | who the signers are: identities and the roster |
@@ -16,6 +17,7 @@
 //! | [`telemetry`] | logs and metrics |
 //! | [`encoding`] | how bytes stand in JSON |
 
+pub mod approval;
 pub mod audit;
 pub mod backoff;
 pub mod bus;

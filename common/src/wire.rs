@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tss_mpc::{Abort, EngineId, PublicKey, Quorum, Scheme, SessionId, Signature, SignerIndex, Threshold};
 use uuid::Uuid;
 
+use crate::approval::Approval;
 use crate::envelope::Signed;
 use crate::intent::Intent;
 
@@ -48,6 +49,9 @@ pub struct Attempt {
     /// The message itself.
     #[serde(with = "crate::encoding::base64")]
     pub message: Vec<u8>,
+    /// Who approved the intent. Each signer checks them anew.
+    #[serde(default)]
+    pub approvals: Vec<Approval>,
     /// The protocol.
     pub engine: EngineId,
     /// The key's epoch.

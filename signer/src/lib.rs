@@ -6,6 +6,7 @@
 //! | [`keygen`] | its part in making a key |
 //! | [`session`] | one session, from the first nonce to the output |
 //! | [`router`] | which message belongs to which session |
+//! | [`policy`] | what this signer signs, and what not |
 //! | [`journal`] | what it must not forget: used sessions, bans, the audit log |
 //! | [`share_file`], [`identity_file`] | shares and identities as files |
 //! | [`secret_file`] | what such files have in common: permissions, encryption |
@@ -19,6 +20,7 @@ pub mod identity_file;
 pub mod journal;
 pub mod keygen;
 pub mod metrics;
+pub mod policy;
 pub mod router;
 pub mod secret_file;
 pub mod service;

@@ -105,6 +105,7 @@ async fn run(config: &std::path::Path, index: Option<u8>) -> anyhow::Result<()> 
             compute: compute.clone(),
             data_dir: config.data_dir.clone(),
             max_sessions: config.limits.sessions,
+            policy_file: config.policy_file.clone(),
             metrics: metrics.clone(),
         };
         signers.push(Signer::start(options).await?);

@@ -5,6 +5,8 @@ use tss_common::envelope::Unreadable;
 use tss_common::telemetry::register;
 use tss_mpc::SignerIndex;
 
+use crate::policy::Rule;
+
 /// The metrics of all signers of one process.
 #[derive(Clone)]
 pub struct Metrics {
@@ -16,6 +18,8 @@ pub struct Metrics {
     key_epoch: IntGaugeVec,
     banned: IntGaugeVec,
     bus_up: IntGaugeVec,
+    policy_valid: IntGaugeVec,
+    policy_refusals: IntCounterVec,
 }
 
 /// A stage of a session.
@@ -146,6 +150,16 @@ impl Metrics {
                 "1 while the signer is connected to the message bus.",
                 &["signer"],
             ),
+            policy_valid: gauge(
+                "tss_signer_policy_valid",
+                "0 while the policy file cannot be used and an earlier policy stays in force; absent without one.",
+                &["signer"],
+            ),
+            policy_refusals: counter(
+                "tss_signer_policy_refusals_total",
+                "Attempts that the policy kept a signer out of, by rule: key, path, hash, expiry, rate or approvals.",
+                &["signer", "rule"],
+            ),
         }
     }
 
@@ -199,5 +213,12 @@ impl SignerMetrics {
 
     pub(crate) fn bus_up(&self, up: bool) {
         self.all.bus_up.with_label_values(&[&self.signer]).set(up.into());
+    }
+    pub(crate) fn policy_valid(&self, valid: bool) {
+        self.all.policy_valid.with_label_values(&[&self.signer]).set(valid.into());
+    }
+
+    pub(crate) fn policy_refused(&self, rule: Rule) {
+        self.all.policy_refusals.with_label_values(&[self.signer.as_str(), rule.as_str()]).inc();
     }
 }

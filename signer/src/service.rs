@@ -16,7 +16,8 @@ use tracing::Instrument as _;
 use tss_common::audit::{Event, Finish};
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusError, BusState, Delivery};
-use tss_common::envelope::{Endpoint, Letter};
+use tss_common::config::check_name;
+use tss_common::envelope::{Endpoint, Header, Letter};
 use tss_common::identity::{Identity, Roster};
 use tss_common::session::{Operation, SessionContext};
 use tss_common::wire::{self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Outcome};
@@ -26,6 +27,7 @@ use uuid::Uuid;
 use crate::compute::Compute;
 use crate::journal::{HeldKey, Journal};
 use crate::metrics::{Dropped, Metrics, SignerMetrics};
+use crate::policy::{PolicyFile, PolicyInfo};
 use crate::router::Router;
 use crate::session::{self, Done, Failure, Party, Patience};
 
@@ -57,6 +59,8 @@ pub struct SignerOptions {
     pub data_dir: PathBuf,
     /// How many sessions it takes part in at the same time.
     pub max_sessions: u16,
+    /// What it signs; without it, whatever a manager asks for.
+    pub policy_file: Option<PathBuf>,
     /// What it counts.
     pub metrics: Metrics,
 }
@@ -77,20 +81,32 @@ struct Inner {
     party: Party,
     router: Router,
     journal: Journal,
+    policy: PolicyFile,
 }
 
 impl Signer {
     /// Starts a signer. It takes part in sessions until [`Signer::stop`].
     ///
     /// # Errors
-    /// When the share has no part for the engine, the roster knows the signer by another identity, or the
-    /// signer's own files cannot be used.
+    /// When the share has no part for the engine, the roster knows the signer by another identity, the
+    /// policy is bad, or the signer's own files cannot be used.
     pub async fn start(options: SignerOptions) -> anyhow::Result<Self> {
-        let SignerOptions { share, identity, roster, engine, bus, compute, data_dir, max_sessions, metrics } =
-            options;
+        let SignerOptions {
+            share,
+            identity,
+            roster,
+            engine,
+            bus,
+            compute,
+            data_dir,
+            max_sessions,
+            policy_file,
+            metrics,
+        } = options;
         let core = &share.core;
         let index = core.index;
         let metrics = metrics.of(index);
+        let policy = PolicyFile::open(policy_file, metrics.clone())?;
         let endpoint = Endpoint::new(&share.cluster, index, identity, roster).map_err(anyhow::Error::msg)?;
         let held = HeldKey { id: share.key.clone(), public_key: core.public_key, epoch: share.epoch };
         let journal = Journal::open(&data_dir, index, Some(held))?;
@@ -121,6 +137,7 @@ impl Signer {
             party: Party { endpoint: Arc::new(endpoint), bus, compute, metrics },
             router: Router::default(),
             journal,
+            policy,
         });
         let signer = Self { inner, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let (bus, me) = (&signer.inner.party.bus, index);
@@ -130,10 +147,12 @@ impl Signer {
         let tasks = signer.tasks.clone();
         signer.spawn(|inner, stop| inner.take_requests(requests, stop, tasks));
         signer.spawn(Inner::send_heartbeats);
+        signer.spawn(|inner, stop| async move { inner.policy.watch(&stop).await });
+        signer.spawn(Inner::note_policies);
         tracing::info!(
             signer = %index, key = %signer.inner.key.id, epoch = signer.inner.key.epoch,
             public_key = %signer.inner.key.public_key, threshold = %signer.inner.key.threshold,
-            "signer started; it has no policy, so it signs whatever a manager asks for"
+            "signer started; {}", signer.inner.policy
         );
         Ok(signer)
     }
@@ -187,8 +206,14 @@ impl Inner {
             };
             let Some(delivery) = delivery else { return };
             if let Err(reason) = self.route(&delivery.body) {
-                tracing::debug!(?reason, "a protocol message was dropped");
                 self.metrics().dropped(reason);
+                match Header::peek(&delivery.body) {
+                    // Anybody may have written this, unless the reason is another one than the signature.
+                    Ok(Header { request, attempt, session, round, from, .. }) => tracing::debug!(
+                        ?reason, %request, attempt, %session, round, %from, "a protocol message was dropped"
+                    ),
+                    Err(_) => tracing::debug!(?reason, "a protocol message was dropped"),
+                }
             }
             delivery.ack();
         }
@@ -220,6 +245,10 @@ impl Inner {
             };
             let Some(delivery) = delivery else { return };
             match wire::from_json::<Attempt>(&delivery.body) {
+                Ok(attempt) if !is_named_well(&attempt) => {
+                    tracing::warn!("an attempt for a cluster or key that cannot be was set aside");
+                    delivery.reject();
+                }
                 Ok(attempt) => {
                     let span = tracing::info_span!(
                         "session", signer = %self.party.index(), request = %attempt.request,
@@ -251,13 +280,13 @@ impl Inner {
                 }
                 ending
             }
-            Ok(()) => {
+            Ok(approvers) => {
                 let Some(messages) = self.router.open(key) else {
                     tracing::debug!("an attempt came twice");
                     return delivery.ack();
                 };
                 self.metrics().sessions_active(self.router.active());
-                let result = self.sign(&attempt, messages).await;
+                let result = self.sign(&attempt, approvers, messages).await;
                 self.router.close(key);
                 self.metrics().sessions_active(self.router.active());
                 session = match &result {
@@ -279,6 +308,7 @@ impl Inner {
     async fn sign(
         &self,
         attempt: &Attempt,
+        approvers: Vec<String>,
         messages: mpsc::Receiver<Letter>,
     ) -> Result<Done<Signature>, Failure> {
         let intent_hash = attempt.intent.hash();
@@ -304,7 +334,7 @@ impl Inner {
                 intent: attempt.intent.clone(),
                 intent_hash,
                 quorum: attempt.quorum.clone(),
-                approvers: Vec::new(),
+                approvers,
             };
             self.journal.begin(session, vec![accepted])
         };
@@ -359,6 +389,23 @@ impl Inner {
         self.announce(false).await;
     }
 
+    /// Writes down which policy holds, now and at each change.
+    async fn note_policies(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.policy.changes();
+        loop {
+            let PolicyInfo { policy, sha256 } = changes.borrow_and_update().clone();
+            if let Some(hash) = sha256 {
+                let approvers = u32::try_from(policy.approvals_required()).unwrap_or(u32::MAX);
+                let summary = policy.summary();
+                self.note(vec![Event::Policy { hash, approvers, summary }]).await;
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
     /// Writes to the audit log what guards nothing that is still to come.
     async fn note(&self, events: Vec<Event>) {
         if let Err(error) = self.journal.note(events).await {
@@ -366,9 +413,10 @@ impl Inner {
         }
     }
 
-    /// Whether this signer takes part in an attempt. The manager is not trusted with the digest: it is
-    /// computed here, from the message.
-    fn check(&self, attempt: &Attempt) -> Result<(), Ending> {
+    /// Whether this signer takes part in an attempt; yields whose approvals the policy counted. The
+    /// manager is not trusted with the digest: it is computed here, from the message. The policy comes
+    /// last: what is of no use does not count for its rate.
+    fn check(&self, attempt: &Attempt) -> Result<Vec<String>, Ending> {
         let (intent, key) = (&attempt.intent, &self.key);
         let unable = |reason: String| Err(Ending::Unable(reason));
         let refused = |reason: String| Err(Ending::Refused(reason));
@@ -401,7 +449,7 @@ impl Inner {
         if intent.not_after.is_some_and(|time| time < Timestamp::now()) {
             return refused("the request has expired (not_after)".into());
         }
-        Ok(())
+        Ok(self.policy.check(attempt, Timestamp::now())?)
     }
 
     /// Reports an ending.
@@ -484,6 +532,12 @@ impl Inner {
             tracing::debug!(%error, "no heartbeat was sent");
         }
     }
+}
+
+/// Whether a cluster and a key can have these names: others would be written to the audit log, however
+/// long they are.
+fn is_named_well(attempt: &Attempt) -> bool {
+    [&attempt.intent.cluster, &attempt.intent.key].into_iter().all(|name| check_name(name).is_ok())
 }
 
 /// How long an attempt has still to run.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tss_common::approval::Approval;
 use uuid::Uuid;
 
 /// The longest wait that the manager grants.
@@ -30,6 +32,10 @@ pub struct SignRequest {
     pub key: Option<String>,
     /// The derivation path.
     pub path: Option<String>,
+    /// When the wish lapses.
+    pub not_after: Option<Timestamp>,
+    /// Who approved it.
+    pub approvals: Vec<Approval>,
 }
 
 impl Client {
@@ -85,6 +91,12 @@ impl Client {
             if let Some(value) = value {
                 body[name] = json!(value);
             }
+        }
+        if let Some(time) = request.not_after {
+            body["not_after"] = json!(time);
+        }
+        if !request.approvals.is_empty() {
+            body["approvals"] = json!(request.approvals);
         }
         let (_, answer) = self.call(Method::POST, "/sign", Some(body)).await?;
         let id = answer["request_id"].as_str().context("the answer has no request_id")?;

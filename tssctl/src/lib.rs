@@ -6,9 +6,11 @@
 //! | [`network`] | a manager and all signers in one process |
 //! | [`devnet`] | such a network for a developer, kept in a folder |
 //! | [`bench`] | such a network under load, against its engine's own ceiling |
+//! | [`approver`] | approvers' keys, and the approvals they make |
 //! | [`audit`] | the signers' audit logs, checked and shown |
 //! | [`client`] | the manager's REST API, as a caller uses it |
 
+pub mod approver;
 pub mod audit;
 pub mod bench;
 pub mod client;

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use age::secrecy::SecretString;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
 use tss_common::audit::Head;
 use tss_common::config::{Config, LogConfig};
-use tss_common::intent::HashAlgorithm;
+use tss_common::intent::{Encoding, HashAlgorithm, Wish};
 use tss_common::{process, telemetry};
-use tss_mpc::{PublicKey, Signature, Threshold};
+use tss_mpc::{DerivationPath, PublicKey, Signature, Threshold};
+use tssctl::approver;
 use tssctl::audit::{self, ShowOptions};
 use tssctl::bench::{self, BenchOptions};
 use tssctl::client::{Client, SignRequest};
@@ -35,6 +37,14 @@ enum Command {
     Keygen(KeygenArguments),
     /// Have a text signed; prints the signature as JSON.
     Sign(SignArguments),
+    /// Make an approver's key; prints the public key, for the signers' policies.
+    Approver {
+        /// The new file for the key. One that is there is never replaced.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Approve that a text is signed; shows what is approved and prints the approval as a line of JSON.
+    Approve(ApproveArguments),
     /// Show how far a request is.
     Status {
         /// The request's id.
@@ -165,11 +175,48 @@ struct SignArguments {
     /// Which derived key signs, as in 0/1/2; m for the root.
     #[arg(long)]
     path: Option<String>,
+    /// When the wish lapses, as in 2030-01-02T03:04:05Z.
+    #[arg(long, value_parser = parse_time)]
+    not_after: Option<Timestamp>,
+    /// A file with an approval, as `approve` prints it; once for each approval.
+    #[arg(long)]
+    approval: Vec<PathBuf>,
     /// How many seconds to wait for the signature; 0 prints the request's id at once.
     #[arg(long, default_value_t = 30)]
     wait: u64,
     #[command(flatten)]
     manager: ManagerArguments,
+}
+
+#[derive(Args)]
+struct ApproveArguments {
+    /// What may be signed.
+    text: String,
+    /// The approver's key, as `approver` makes it.
+    #[arg(long)]
+    key_file: PathBuf,
+    /// How the text is written: utf8, hex or base64.
+    #[arg(long)]
+    encoding: Option<Encoding>,
+    /// How it is hashed: sha256, sha256d, keccak256, eip191 or none (the text is the digest, in hex).
+    #[arg(long, default_value_t)]
+    hash: HashAlgorithm,
+    /// Which cluster may sign; instead of the configuration's `cluster`.
+    #[arg(long)]
+    cluster: Option<String>,
+    /// Which key may sign; instead of the configuration's `key`.
+    #[arg(long)]
+    key: Option<String>,
+    /// Which derived key may sign, as in 0/1/2; instead of the configuration's `path`.
+    #[arg(long)]
+    path: Option<DerivationPath>,
+    /// When the approved request lapses, as in 2030-01-02T03:04:05Z; the request must say the same.
+    #[arg(long, value_parser = parse_time)]
+    not_after: Option<Timestamp>,
+    /// The folder with default.toml and {RUN_MODE}.toml, as the manager has them. Not read where --cluster,
+    /// --key and --path are all given.
+    #[arg(long, env = "CONFIG_DIR", default_value = "config")]
+    config: PathBuf,
 }
 
 #[derive(Args)]
@@ -214,6 +261,11 @@ fn main() -> ExitCode {
             Command::Devnet(arguments) => run_devnet(arguments).await,
             Command::Keygen(arguments) => run_keygen(&arguments),
             Command::Sign(arguments) => run_sign(arguments).await,
+            Command::Approver { out } => {
+                println!("{}", approver::generate(&out)?);
+                Ok(())
+            }
+            Command::Approve(arguments) => run_approve(arguments),
             Command::Status { request, manager } => {
                 print_json(&Client::new(&manager.manager)?.status(request).await?)
             }
@@ -285,6 +337,10 @@ fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|error| format!("{error}: expected a time like 2030-01-02T03:04:05Z (RFC 3339)"))
+}
+
 fn read_passphrase(file: &Path) -> anyhow::Result<SecretString> {
     let text =
         zeroize::Zeroizing::new(std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
@@ -306,6 +362,12 @@ async fn run_sign(arguments: SignArguments) -> anyhow::Result<()> {
         hash: hash.map(|hash| hash.to_string()),
         key: arguments.key,
         path: arguments.path,
+        not_after: arguments.not_after,
+        approvals: arguments
+            .approval
+            .iter()
+            .map(|file| approver::read_approval(file))
+            .collect::<anyhow::Result<_>>()?,
     };
     let client = Client::new(&arguments.manager.manager)?;
     let id = client.sign(&request).await?;
@@ -320,6 +382,24 @@ async fn run_sign(arguments: SignArguments) -> anyhow::Result<()> {
             arguments.wait
         ),
     }
+}
+
+fn run_approve(arguments: ApproveArguments) -> anyhow::Result<()> {
+    let ApproveArguments { text, key_file, encoding, hash, cluster, key, path, not_after, config } =
+        arguments;
+    let mut config = match (&cluster, &key, &path) {
+        (Some(_), Some(_), Some(_)) => Config::default(),
+        _ => Config::load(&config)?,
+    };
+    config.cluster = cluster.unwrap_or(config.cluster);
+    // As `sign` has it: a digest is bytes, and bytes on a command line are hex.
+    let digest = if hash == HashAlgorithm::None { Encoding::Hex } else { Encoding::Utf8 };
+    let encoding = encoding.unwrap_or(digest);
+    let wish = Wish { message: text.clone(), encoding, hash, key, path, not_after };
+    let (intent, approval) = approver::approve(&key_file, wish, &config)?;
+    eprintln!("{} approves\n{}", approval.approver, approver::describe(&text, &intent));
+    println!("{}", serde_json::to_string(&approval)?);
+    Ok(())
 }
 
 fn run_verify(arguments: &VerifyArguments) -> anyhow::Result<()> {

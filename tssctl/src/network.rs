@@ -81,7 +81,7 @@ impl Network {
         let metrics = Metrics::new(&registry);
         let engine = process::engine(config.engine);
         let compute = Compute::new()?;
-        let max_sessions = config.limits.sessions;
+        let (max_sessions, policy_file) = (config.limits.sessions, config.policy_file.clone());
         let roster = Roster::of(&identities).map_err(anyhow::Error::msg)?;
         let manager = Manager::start(ManagerOptions {
             store: store::open(&config)?,
@@ -103,6 +103,7 @@ impl Network {
                 compute: compute.clone(),
                 data_dir: data_dir.clone(),
                 max_sessions,
+                policy_file: policy_file.clone(),
                 metrics: metrics.clone(),
             };
             signers.push(Signer::start(options).await?);

@@ -8,12 +8,11 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use tss_common::approval::{Approval, MAX_APPROVALS};
 use tss_common::config::Config;
-use tss_common::intent::{HashAlgorithm, Intent};
+use tss_common::intent::{Encoding, HashAlgorithm, Intent, Wish};
 use tss_mpc::DerivationPath;
 use uuid::Uuid;
 
@@ -43,35 +42,9 @@ pub struct SignBody {
     pub path: Option<DerivationPath>,
     /// When the wish lapses.
     pub not_after: Option<Timestamp>,
-}
-
-/// How bytes are written in a JSON text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    /// The text's own UTF-8 bytes.
-    #[default]
-    Utf8,
-    /// Hex digits, with or without `0x`.
-    Hex,
-    /// Standard base64 with padding.
-    Base64,
-}
-
-impl Encoding {
-    fn decode(self, text: &str) -> Result<Vec<u8>, Problem> {
-        let wrong = |expected: &str, error: &dyn std::fmt::Display| {
-            Problem::new(Kind::InvalidRequest, format!("`message`: {error}: expected {expected}"))
-        };
-        match self {
-            Self::Utf8 => Ok(text.as_bytes().to_vec()),
-            Self::Hex => hex::decode(text.strip_prefix("0x").unwrap_or(text))
-                .map_err(|error| wrong("an even number of hex digits", &error)),
-            Self::Base64 => STANDARD
-                .decode(text)
-                .map_err(|error| wrong("standard base64 with padding (RFC 4648)", &error)),
-        }
-    }
+    /// Who approved it. No part of what is asked for: a retry with other approvals is the same request.
+    #[serde(default)]
+    pub approvals: Vec<Approval>,
 }
 
 /// A request that was accepted.
@@ -180,35 +153,53 @@ fn build(
     now: Timestamp,
 ) -> Result<Request, Problem> {
     let invalid = |detail: String| Problem::new(Kind::InvalidRequest, detail);
-    let message = body.encoding.decode(&body.message)?;
-    let digest = body.hash.digest(&message).map_err(|error| invalid(format!("`message`: {error}")))?;
-    if let Some(time) = body.not_after.filter(|&time| time <= now) {
-        return Err(invalid(format!("`not_after`: {time} has passed: expected a time after {now}")));
-    }
-    let intent = Intent {
-        cluster: config.cluster.clone(),
-        key: body.key.unwrap_or_else(|| config.key.clone()),
-        path: body.path.unwrap_or_else(|| config.path.clone()),
-        hash: body.hash,
-        digest,
-        not_after: body.not_after,
-    };
+    let SignBody { message, encoding, hash, key, path, not_after, approvals } = body;
+    let wish = Wish { message, encoding, hash, key, path, not_after };
+    let (intent, message) = wish.read(config, now).map_err(invalid)?;
+    check_approvals(&approvals, &intent).map_err(invalid)?;
     let timeout = SignedDuration::try_from(config.signing_timeout()).unwrap_or(SignedDuration::MAX);
     let deadline = now.saturating_add(timeout).unwrap_or(Timestamp::MAX);
     Ok(Request {
         id: Uuid::new_v4(),
         idempotency: idempotency_key.map(|key| Idempotency { key, body_hash: intent.hash() }),
         created_at: now,
-        deadline: body.not_after.map_or(deadline, |time| time.min(deadline)),
+        deadline: not_after.map_or(deadline, |time| time.min(deadline)),
         progress: Progress { attempts: 0, quorum: None, state: RequestState::Pending },
         lease: crate::store::Lease { holder: Uuid::nil(), until: now },
         intent,
         message,
+        approvals,
     })
+}
+
+/// That there are not too many approvals, and that each is over this intent. Whose they are is for the
+/// signers to judge, each by its own policy.
+fn check_approvals(approvals: &[Approval], intent: &Intent) -> Result<(), String> {
+    if approvals.len() > MAX_APPROVALS {
+        return Err(format!("`approvals`: {} of them: expected at most {MAX_APPROVALS}", approvals.len()));
+    }
+    for (number, approval) in approvals.iter().enumerate() {
+        approval.verify(intent).map_err(|_| {
+            format!(
+                "`approvals[{number}]`: approver {} did not sign this request: expected an approval of exactly \
+                 cluster {}, key {}, path {}, hash {}, digest {}, not_after {}",
+                approval.approver,
+                intent.cluster,
+                intent.key,
+                intent.path,
+                intent.hash,
+                hex::encode(intent.digest),
+                intent.not_after.map_or("absent".into(), |time| time.to_string()),
+            )
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use tss_common::ed25519::SigningKey;
+
     use super::*;
 
     fn request(body: serde_json::Value) -> Result<Request, String> {
@@ -250,6 +241,64 @@ mod tests {
             let error = request(body.clone()).unwrap_err();
             for part in parts {
                 assert!(error.contains(part), "`{part}` is missing in: {error} for {body}");
+            }
+        }
+    }
+
+    fn intent_of(body: &serde_json::Value) -> Intent {
+        request(body.clone()).unwrap().intent
+    }
+
+    #[test]
+    fn approvals_are_kept_and_are_no_part_of_what_is_asked_for() {
+        let body = serde_json::json!({"message": "a", "not_after": "2970-01-01T00:00:05Z"});
+        let approvals: Vec<Approval> =
+            (0..32).map(|_| Approval::make(&SigningKey::generate(), &intent_of(&body))).collect();
+        let mut approved = body.clone();
+        approved["approvals"] = serde_json::json!(approvals);
+        let (bare, approved) = (request(body).unwrap(), request(approved).unwrap());
+        assert_eq!(approved.approvals, approvals);
+        assert_eq!((&approved.intent, &approved.idempotency), (&bare.intent, &bare.idempotency));
+    }
+
+    #[test]
+    fn approvals_that_are_malformed_too_many_or_of_something_else_are_refused() {
+        let body = serde_json::json!({"message": "a", "path": "0/7"});
+        let intent = intent_of(&body);
+        let key = SigningKey::generate();
+        let approval = serde_json::json!(Approval::make(&key, &intent));
+        let approver = key.verifying_key().to_string();
+        let of_another =
+            serde_json::json!(Approval::make(&key, &Intent { digest: [7; 32], ..intent.clone() }));
+        let digest = hex::encode(intent.digest);
+        let edited = |field: &str, value: &str| {
+            let mut edited = approval.clone();
+            edited[field] = value.into();
+            serde_json::json!([approval, edited])
+        };
+        for (approvals, parts) in [
+            (edited("signature", "zz"), &["`approvals[1].signature`", "expected 128 hex digits"][..]),
+            (edited("approver", "00ff"), &["`approvals[1].approver`", "expected 64 hex digits"]),
+            (edited("name", "bob"), &["approvals[1].name", "unknown field `name`", "`approver`"]),
+            (serde_json::json!([{"approver": approver}]), &["`approvals[0]`", "missing field `signature`"]),
+            (serde_json::json!("x"), &["`approvals`", "expected a sequence"]),
+            (vec![approval.clone(); 33].into(), &["`approvals`", "33", "expected at most 32"]),
+            (
+                vec![approval.clone(), of_another].into(),
+                &[
+                    "`approvals[1]`",
+                    &approver,
+                    "cluster tss, key default, path 0/7, hash sha256",
+                    &digest,
+                    "not_after absent",
+                ],
+            ),
+        ] {
+            let mut body = body.clone();
+            body["approvals"] = approvals;
+            let error = request(body).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "`{part}` is missing in: {error}");
             }
         }
     }

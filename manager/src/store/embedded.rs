@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tss_common::approval::Approval;
 use tss_common::intent::Intent;
 use tss_mpc::Quorum;
 use uuid::Uuid;
@@ -130,6 +131,8 @@ struct Asked {
     intent: Intent,
     #[serde(with = "tss_common::encoding::base64")]
     message: Vec<u8>,
+    #[serde(default)]
+    approvals: Vec<Approval>,
     idempotency: Option<Idempotency>,
     created_at: Timestamp,
     deadline: Timestamp,
@@ -203,6 +206,7 @@ impl Rows {
             id,
             intent: asked.intent,
             message: asked.message,
+            approvals: asked.approvals,
             idempotency: asked.idempotency,
             created_at: asked.created_at,
             deadline: asked.deadline,
@@ -407,6 +411,7 @@ impl Store for EmbeddedStore {
         let asked = encode(&Asked {
             intent: request.intent.clone(),
             message: request.message.clone(),
+            approvals: request.approvals.clone(),
             idempotency: request.idempotency.clone(),
             created_at: request.created_at,
             deadline: request.deadline,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tss_common::approval::Approval;
 use tss_common::config::{Config, StoreKind};
 use tss_common::intent::Intent;
 use tss_mpc::{PublicKey, Quorum, Signature, Threshold};
@@ -31,6 +32,9 @@ pub struct Request {
     /// The message as it was given, decoded to bytes.
     #[serde(with = "tss_common::encoding::base64")]
     pub message: Vec<u8>,
+    /// Who approved the intent.
+    #[serde(default)]
+    pub approvals: Vec<Approval>,
     /// What the caller named it by, so that asking twice signs once.
     pub idempotency: Option<Idempotency>,
     /// When it was accepted.

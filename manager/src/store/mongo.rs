@@ -25,6 +25,7 @@ use mongodb::{Client, Collection, Database, IndexModel};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
+use tss_common::approval::Approval;
 use tss_common::intent::Intent;
 use tss_mpc::{PublicKey, Quorum, Threshold};
 use uuid::Uuid;
@@ -72,6 +73,8 @@ struct Stored {
     id: bson::Uuid,
     intent: Intent,
     message: Binary,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    approvals: Vec<Approval>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency: Option<Idempotency>,
     created_at: Time,
@@ -152,6 +155,7 @@ impl From<&Request> for Stored {
             id: uuid(request.id),
             intent: request.intent.clone(),
             message: Binary { subtype: BinarySubtype::Generic, bytes: request.message.clone() },
+            approvals: request.approvals.clone(),
             idempotency: request.idempotency.clone(),
             created_at: Time(request.created_at),
             deadline: Time(request.deadline),
@@ -171,6 +175,7 @@ impl From<Stored> for Request {
             id: Uuid::from_bytes(stored.id.bytes()),
             intent: stored.intent,
             message: stored.message.bytes,
+            approvals: stored.approvals,
             idempotency: stored.idempotency,
             created_at: stored.created_at.0,
             deadline: stored.deadline.0,
