@@ -362,7 +362,7 @@ mod tests {
         let queue = Queue::new(Address::Rounds(tss_mpc::SignerIndex::MIN));
         queue.push(Bytes::from("stale")).unwrap();
         let mut waiting = lock(&queue.waiting);
-        waiting.expire(Instant::now() + ROUNDS_TTL);
+        waiting.expire(Instant::now());
         assert_eq!((waiting.messages.len(), waiting.bytes), (1, 5));
         waiting.expire(Instant::now() + ROUNDS_TTL + std::time::Duration::from_secs(1));
         assert_eq!((waiting.messages.len(), waiting.bytes), (0, 0));
