@@ -15,8 +15,8 @@ use tss_common::bus::{Address, Bus, BusState, Subscription};
 use tss_common::config::Config;
 use tss_common::envelope::{Reader, Signed};
 use tss_common::identity::Roster;
-use tss_common::wire::{self, Heartbeat, Notice, Outcome, WireError};
-use tss_mpc::Threshold;
+use tss_common::wire::{self, Ending, Heartbeat, Notice, Outcome, WireError};
+use tss_mpc::{Abort, Threshold};
 
 use crate::api;
 use crate::coordinator::{Coordinator, CoordinatorOptions};
@@ -39,6 +39,9 @@ const EXPIRY_ROUND: Duration = Duration::from_secs(600);
 
 /// How far a heartbeat's time may be from this manager's: an older one is somebody's repetition.
 const HEARTBEAT_AGE: SignedDuration = SignedDuration::from_secs(30);
+
+/// How much is kept of a signer's reason, in bytes.
+const MAX_REASON: usize = 1024;
 
 /// How long requests under way get when the manager stops.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -301,7 +304,19 @@ impl Shared {
     }
 
     fn outcome(&self, signed: &Signed) -> Result<Outcome, WireError> {
-        let outcome: Outcome = self.reader.open(signed)?;
-        if outcome.signer == signed.signer { Ok(outcome) } else { Err(WireError::Forged(outcome.signer)) }
+        let mut outcome: Outcome = self.reader.open(signed)?;
+        if outcome.signer != signed.signer {
+            return Err(WireError::Forged(outcome.signer));
+        }
+        // It may be a malicious signer's, and callers are told of it.
+        match &mut outcome.ending {
+            Ending::Signed(_) => {}
+            Ending::Aborted(Abort { reason, .. }) | Ending::Refused(reason) | Ending::Unable(reason) => {
+                if reason.len() > MAX_REASON {
+                    *reason = reason.chars().take(MAX_REASON / 4).collect();
+                }
+            }
+        }
+        Ok(outcome)
     }
 }

@@ -37,6 +37,9 @@ const ROUNDS_IN_FLIGHT: u16 = 512;
 /// How long the other parties have to show their nonces. They answer at once or are not there.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a session may take, whatever the manager says: the longest `attempt_timeout`.
+const MAX_ATTEMPT: Duration = Duration::from_secs(600);
+
 /// For how long a signer tries to report an outcome while the bus is away. Then the manager has given
 /// the attempt up.
 const REPORT_FOR: Duration = Duration::from_secs(120);
@@ -542,7 +545,8 @@ fn is_named_well(attempt: &Attempt) -> bool {
 
 /// How long an attempt has still to run.
 fn remaining(attempt: &Attempt) -> Duration {
-    attempt.expires.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+    let left = Duration::try_from(attempt.expires.duration_since(Timestamp::now()));
+    left.unwrap_or_default().min(MAX_ATTEMPT)
 }
 
 fn refused(attempt: &Attempt, reason: &str) -> Event {
