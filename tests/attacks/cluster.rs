@@ -380,9 +380,7 @@ impl Cluster {
     pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         let reader = Reader::new(CLUSTER, self.roster.clone());
         let results = self.bus.record().into_iter().filter(|(to, _)| *to == Address::Results);
-        results
-            .map(|(_, body)| reader.open(&wire::from_json::<Signed>(&body).unwrap()).unwrap())
-            .collect()
+        results.map(|(_, body)| reader.open(&wire::from_json::<Signed>(&body).unwrap()).unwrap()).collect()
     }
 
     /// How an attempt ended at a signer, once the signer has reported it.

@@ -54,23 +54,37 @@ async fn a_manager_that_swaps_the_message_the_digest_or_the_hash_gets_nothing_si
         ("another digest", with(HashAlgorithm::Sha256, sha256(MEANT), SHOWN), not_the_messages),
         // The digest is one of the message, but by another algorithm than the intent says.
         ("another hash", with(HashAlgorithm::Sha256d, sha256(SHOWN), SHOWN), not_the_messages),
-        ("ethereum's prefix left out", {
-            let digest = digest(HashAlgorithm::Keccak256, SHOWN);
-            with(HashAlgorithm::Eip191, digest, SHOWN)
-        }, not_the_messages),
+        (
+            "ethereum's prefix left out",
+            {
+                let digest = digest(HashAlgorithm::Keccak256, SHOWN);
+                with(HashAlgorithm::Eip191, digest, SHOWN)
+            },
+            not_the_messages,
+        ),
         // Without a hash the message has to be the digest itself, all of it and nothing else.
         ("no hash, and a message", with(HashAlgorithm::None, sha256(SHOWN), SHOWN), "expected 32 bytes"),
-        ("no hash, and another digest", {
-            with(HashAlgorithm::None, sha256(SHOWN), &sha256(MEANT))
-        }, not_the_messages),
-        ("no hash, and a byte too many", {
-            let digest = sha256(SHOWN);
-            with(HashAlgorithm::None, digest, &[&digest[..], b"\0"].concat())
-        }, "expected 32 bytes"),
-        ("a hash, and its own digest as the message", {
-            let digest = sha256(SHOWN);
-            with(HashAlgorithm::Sha256, digest, &digest)
-        }, not_the_messages),
+        (
+            "no hash, and another digest",
+            { with(HashAlgorithm::None, sha256(SHOWN), &sha256(MEANT)) },
+            not_the_messages,
+        ),
+        (
+            "no hash, and a byte too many",
+            {
+                let digest = sha256(SHOWN);
+                with(HashAlgorithm::None, digest, &[&digest[..], b"\0"].concat())
+            },
+            "expected 32 bytes",
+        ),
+        (
+            "a hash, and its own digest as the message",
+            {
+                let digest = sha256(SHOWN);
+                with(HashAlgorithm::Sha256, digest, &digest)
+            },
+            not_the_messages,
+        ),
         ("nothing at all", with(HashAlgorithm::Sha256, [0; 32], b""), not_the_messages),
     ];
     for (what, attempt, reason) in &cases {
@@ -231,8 +245,7 @@ async fn a_manager_cannot_use_an_approval_for_another_path_message_or_expiry() {
 
     for signer in [1, 2] {
         assert_eq!(cluster.sessions(signer, "signed"), 0);
-        let refusals =
-            format!("tss_signer_policy_refusals_total{{rule=\"approvals\",signer=\"{signer}\"}}");
+        let refusals = format!("tss_signer_policy_refusals_total{{rule=\"approvals\",signer=\"{signer}\"}}");
         assert!(cluster.metric(&refusals) >= swaps.len() as u64);
     }
     // What was approved is signed.

@@ -51,9 +51,8 @@ async fn a_finished_session_that_is_replayed_in_any_order_signs_nothing_again() 
     let cluster = Cluster::start(&TWO_OF_THREE).await;
     let attempt = cluster.signs(&[1, 2]).await;
     let record = cluster.bus.record();
-    let envelopes = |signer| {
-        record.iter().filter(|(to, _)| *to == Address::Rounds(index(signer))).count() as u64
-    };
+    let envelopes =
+        |signer| record.iter().filter(|(to, _)| *to == Address::Rounds(index(signer))).count() as u64;
     for (round, messages) in [record.clone(), shuffled(record.clone())].into_iter().enumerate() {
         replay(&cluster, &messages).await;
         for signer in [1, 2] {
@@ -100,9 +99,10 @@ async fn signers_that_were_restarted_take_nothing_of_an_earlier_session() {
         *session != first && !finished_in(&log).iter().any(|(_, id, signed)| *id == Some(*session) && *signed)
     });
     assert!(second.is_some(), "the repeated attempt is another session, as this signer's nonce is another");
-    let signed = cluster.outcomes().into_iter().filter(|outcome| {
-        outcome.request == attempt.request && matches!(outcome.ending, Ending::Signed(_))
-    });
+    let signed = cluster
+        .outcomes()
+        .into_iter()
+        .filter(|outcome| outcome.request == attempt.request && matches!(outcome.ending, Ending::Signed(_)));
     assert_eq!(signed.count(), 1);
     assert_no_session_is_used_twice(&[1, 2].map(|signer| cluster.audit(signer)));
     assert_eq!((cluster.banned(1), cluster.banned(2)), (0, 0));
@@ -135,7 +135,10 @@ async fn signers_sign_though_each_envelope_comes_three_times_late_and_in_any_ord
         for signer in 1..=key.threshold.n() {
             let signed = quorums.iter().filter(|quorum| quorum.contains(&signer)).count() as u64;
             // The second delivery of an attempt is the first one's.
-            assert_eq!((cluster.sessions(signer, "signed"), cluster.sessions(signer, "aborted")), (signed, 0));
+            assert_eq!(
+                (cluster.sessions(signer, "signed"), cluster.sessions(signer, "aborted")),
+                (signed, 0)
+            );
         }
         cluster.assert_nobody_is_blamed();
         cluster.stop().await;

@@ -58,7 +58,8 @@ impl RogueEngine {
     /// Says a second thing in each place of a round.
     pub(crate) fn contradicting_itself(round: u8) -> Arc<Self> {
         Self::editing(move |send| {
-            let again: Vec<Outgoing> = send.iter().filter(|message| message.round == round).cloned().collect();
+            let again: Vec<Outgoing> =
+                send.iter().filter(|message| message.round == round).cloned().collect();
             send.extend(again.into_iter().map(|mut message| {
                 message.body[0] ^= 1;
                 message

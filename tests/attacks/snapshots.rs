@@ -116,8 +116,7 @@ async fn a_signer_that_runs_twice_repeats_no_session_and_requests_still_end() {
         }
         vec![message]
     });
-    let options =
-        SignerOptions { bus: Arc::new(view), data_dir: second_dir.clone(), ..cluster.options(1) };
+    let options = SignerOptions { bus: Arc::new(view), data_dir: second_dir.clone(), ..cluster.options(1) };
     let second = Signer::start(options).await.unwrap();
 
     let mut attempts = Vec::new();

@@ -41,7 +41,12 @@ async fn a_share_of_another_key_epoch_or_index_is_refused_with_its_reason() {
     write(TWO_OF_THREE.json(2));
     let error = load(KEY, 1).err().unwrap().to_string();
     assert!(error.contains("signer 2") && error.contains("expected 1"), "{error}");
-    write(String::from_utf8(TWO_OF_THREE.json(2).to_vec()).unwrap().replacen("\"index\": 2", "\"index\": 1", 1).as_bytes());
+    write(
+        String::from_utf8(TWO_OF_THREE.json(2).to_vec())
+            .unwrap()
+            .replacen("\"index\": 2", "\"index\": 1", 1)
+            .as_bytes(),
+    );
     let error = load(KEY, 1).err().unwrap().to_string();
     assert!(error.contains("does not give the public share of signer 1"), "{error}");
     // The secret of one key in the document of another.
