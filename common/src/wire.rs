@@ -30,7 +30,7 @@ pub enum WireError {
     #[error("the message is not signed by signer {0}")]
     Forged(SignerIndex),
     /// It was written long ago, and somebody sends it again; or the clocks differ.
-    #[error("the message was written at {0}: expected a time within seconds of now")]
+    #[error("the message was written at {0}: expected a time within seconds of now, and after the last one")]
     Stale(Timestamp),
     /// It is not such a message.
     #[error("the message is malformed: {0}")]

@@ -150,8 +150,8 @@ enum Verdict {
 struct Experience {
     /// Those who cheated.
     excluded: BTreeSet<SignerIndex>,
-    /// Those who did not answer.
-    avoided: BTreeSet<SignerIndex>,
+    /// How many thousandths of a failed attempt each is charged with; see [`Experience::charge`].
+    charged: BTreeMap<SignerIndex, u32>,
     /// Those who will not sign it, and why.
     refused: BTreeMap<SignerIndex, String>,
 }
@@ -173,6 +173,29 @@ impl Experience {
             format!("{who} {} refused: {reason}", signers.join(", "))
         });
         Some(texts.collect::<Vec<_>>().join("; "))
+    }
+
+    /// Charges a failed attempt: as much to the one who says whose fault it was as to all those together
+    /// whom it blames. One signer's word against another's is no proof, and up to t - 1 signers may be
+    /// malicious: one that blames others again and again pays as much as they do in sum, and as the honest
+    /// are more, a quorum of them is soon the cheapest.
+    fn charge(&mut self, reporter: SignerIndex, blamed: &BTreeSet<SignerIndex>, quorum: &Quorum) {
+        self.add([reporter], 1000);
+        // Whoever took no part is not to blame, whatever the reporter says.
+        self.share(quorum.iter().filter(|signer| *signer != reporter && blamed.contains(signer)).collect());
+    }
+
+    /// Charges one failed attempt to all of these together.
+    fn share(&mut self, blamed: Vec<SignerIndex>) {
+        let each = 1000 / u32::try_from(blamed.len().max(1)).unwrap_or(u32::MAX);
+        self.add(blamed, each);
+    }
+
+    fn add(&mut self, signers: impl IntoIterator<Item = SignerIndex>, thousandths: u32) {
+        for signer in signers {
+            let charged = self.charged.entry(signer).or_default();
+            *charged = charged.saturating_add(thousandths);
+        }
     }
 
     /// Those who are not to be asked.
@@ -511,8 +534,8 @@ impl Coordinator {
             self.wait_for_signers(&mut changes, request).await;
             return Verdict::Retry("no signer holds the key".into());
         };
-        let (excluded, avoided) = (experience.excluded(), &experience.avoided);
-        let Some(assignment) = self.presence.choose(&key, self.options.engine, &excluded, avoided) else {
+        let (excluded, charged) = (experience.excluded(), &experience.charged);
+        let Some(assignment) = self.presence.choose(&key, self.options.engine, &excluded, charged) else {
             self.wait_for_signers(&mut changes, request).await;
             let mut reason = format!("fewer than {} usable signers were alive", key.threshold.t());
             if let Some((signer, why)) = experience.refused.first_key_value() {
@@ -603,6 +626,9 @@ impl Coordinator {
                 return refused.map(Err);
             };
             let signer = outcome.signer;
+            // Only those who take part can know. What others say can be true, or refuse for themselves,
+            // but it does not end the attempt.
+            let takes_part = outcome.attempt == attempt.attempt && attempt.quorum.contains(signer);
             match outcome.ending {
                 Ending::Signed(signature) => match check_signature(&signature, key, request) {
                     Ok(public_key) => {
@@ -611,8 +637,10 @@ impl Coordinator {
                     }
                     Err(error) => {
                         tracing::error!(%signer, %error, "a signer reported a wrong signature");
-                        self.metrics.attempts.with_label_values(&["invalid"]).inc();
-                        return Some(Err((signer, Ending::Aborted(Abort::cheating(signer, error)))));
+                        if takes_part {
+                            self.metrics.attempts.with_label_values(&["invalid"]).inc();
+                            return Some(Err((signer, Ending::Aborted(Abort::cheating(signer, error)))));
+                        }
                     }
                 },
                 // It holds for every attempt. The others of the quorum, who are of the same mind or wait
@@ -620,7 +648,7 @@ impl Coordinator {
                 Ending::Refused(reason) if key.threshold.contains(signer) => {
                     tracing::warn!(%signer, %reason, "a signer refuses the request");
                     experience.refused.insert(signer, reason.clone());
-                    if outcome.attempt == attempt.attempt || experience.refusal(key.threshold).is_some() {
+                    if takes_part || experience.refusal(key.threshold).is_some() {
                         refused = Some((signer, Ending::Refused(reason)));
                         deadline = deadline.min(Instant::now() + REFUSAL);
                     }
@@ -628,8 +656,7 @@ impl Coordinator {
                         return refused.map(Err);
                     }
                 }
-                // Only those who take part can know.
-                ending if outcome.attempt == attempt.attempt && attempt.quorum.contains(signer) => {
+                ending if takes_part => {
                     record_session(outcome.session);
                     if refused.is_none() {
                         return Some(Err((signer, ending)));
@@ -651,7 +678,7 @@ impl Coordinator {
         let (kind, verdict) = match outcome {
             Some(Ok((signature, public_key))) => ("signed", Verdict::Signed(signature, public_key)),
             None => {
-                experience.avoided.extend(quorum.iter());
+                experience.share(quorum.iter().collect());
                 ("silent", Verdict::Retry(format!("signers {quorum:?} did not report an outcome")))
             }
             Some(Err((signer, Ending::Refused(reason)))) => {
@@ -662,29 +689,27 @@ impl Coordinator {
                 ("refused", verdict)
             }
             Some(Err((signer, Ending::Unable(reason)))) => {
-                experience.avoided.insert(signer);
+                experience.charge(signer, &BTreeSet::new(), quorum);
                 ("unable", Verdict::Retry(format!("signer {signer}: {reason}")))
             }
             Some(Err((signer, Ending::Aborted(abort)))) => {
-                match &abort.blame {
+                let nobody = BTreeSet::new();
+                let blamed = match &abort.blame {
                     Blame::Timeout { missing } => {
-                        self.presence.penalise(missing);
-                        experience.avoided.extend(missing);
+                        self.presence.penalise(missing.iter().filter(|missing| quorum.contains(**missing)));
+                        missing
                     }
-                    // One signer's word against another's: another quorum, which need not have either.
                     Blame::Cheating { culprits, .. } => {
                         tracing::error!(%signer, %abort, "a signer says that another cheated");
-                        experience.avoided.extend(culprits);
-                        experience.avoided.insert(signer);
                         if culprits.contains(&signer) {
                             experience.excluded.insert(signer);
                         }
+                        culprits
                     }
-                    Blame::Unattributed { suspects } => experience.avoided.extend(suspects),
-                    Blame::Local => {
-                        experience.avoided.insert(signer);
-                    }
-                }
+                    Blame::Unattributed { suspects } => suspects,
+                    Blame::Local => &nobody,
+                };
+                experience.charge(signer, blamed, quorum);
                 (abort.blame.kind(), Verdict::Retry(format!("signer {signer}: {abort}")))
             }
             // `await_outcome` has turned every signature into one that verifies, or into an abort.

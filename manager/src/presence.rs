@@ -73,11 +73,15 @@ impl Presence {
         self.signers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A signer has said that it is alive.
-    pub fn heard(&self, heartbeat: Heartbeat) {
+    /// A signer has said that it is alive. `false` when it has said so before, or something else since:
+    /// then somebody repeats it, and it means nothing.
+    pub fn heard(&self, heartbeat: Heartbeat) -> bool {
         let now = Instant::now();
         let index = heartbeat.signer;
         let mut signers = self.signers();
+        if signers.get(&index).is_some_and(|seen| heartbeat.at <= seen.heartbeat.at) {
+            return false;
+        }
         let fresh = signers.get(&index).is_none_or(|seen| !seen.is_live(now));
         if let Some(seen) = signers.get(&index)
             && seen.heartbeat.instance != heartbeat.instance
@@ -86,7 +90,7 @@ impl Presence {
                 tracing::warn!(signer = %index, "signer restarted, or two processes run with its index");
             } else if heartbeat.stopping {
                 // The farewell of a process that another has replaced.
-                return;
+                return true;
             }
         }
         if fresh != heartbeat.stopping && fresh {
@@ -103,6 +107,7 @@ impl Presence {
         if fresh {
             self.changed.send_replace(());
         }
+        true
     }
 
     /// Heartbeats of the live signers.
@@ -117,7 +122,7 @@ impl Presence {
     }
 
     /// These signers did not answer: others are chosen first, for a while.
-    pub fn penalise(&self, silent: &BTreeSet<SignerIndex>) {
+    pub fn penalise<'a>(&self, silent: impl IntoIterator<Item = &'a SignerIndex>) {
         let until = Instant::now() + PENALTY;
         let mut signers = self.signers();
         for index in silent {
@@ -128,14 +133,15 @@ impl Presence {
     }
 
     /// Chooses who signs with `key`: t live signers, none of `excluded`, no two of whom have banned
-    /// each other; those of `avoided` and those who were silent last; among equals those with the
-    /// fewest attempts, so that the load spreads over all quorums. `None` when there are not enough.
+    /// each other; those first who are charged with the least; among equals those who were not silent,
+    /// then those with the fewest attempts, so that the load spreads over all quorums. `None` when there
+    /// are not enough.
     pub fn choose(
         self: &Arc<Self>,
         key: &KeyRecord,
         engine: EngineId,
         excluded: &BTreeSet<SignerIndex>,
-        avoided: &BTreeSet<SignerIndex>,
+        charged: &BTreeMap<SignerIndex, u32>,
     ) -> Option<Assignment> {
         let now = Instant::now();
         let mut signers = self.signers();
@@ -149,9 +155,9 @@ impl Presence {
                     && !excluded.contains(index)
             })
             .map(|(&index, seen)| {
-                let penalised =
-                    avoided.contains(&index) || seen.penalised_until.is_some_and(|until| now < until);
-                (penalised, seen.assigned, rand::random::<u32>(), index, &seen.heartbeat.banned)
+                let charged = charged.get(&index).copied().unwrap_or_default();
+                let penalised = seen.penalised_until.is_some_and(|until| now < until);
+                (charged, penalised, seen.assigned, rand::random::<u32>(), index, &seen.heartbeat.banned)
             })
             .collect();
         candidates.sort();
@@ -221,7 +227,7 @@ mod tests {
         Heartbeat {
             signer: index(signer),
             instance: Uuid::from_u128(signer.into()),
-            at: jiff::Timestamp::UNIX_EPOCH,
+            at: jiff::Timestamp::now(),
             key: KeyAnnouncement {
                 id,
                 epoch,
@@ -239,12 +245,13 @@ mod tests {
 
     fn presence(heartbeats: impl IntoIterator<Item = Heartbeat>) -> Arc<Presence> {
         let presence = Arc::new(Presence::default());
-        heartbeats.into_iter().for_each(|heartbeat| presence.heard(heartbeat));
+        heartbeats.into_iter().for_each(|heartbeat| assert!(presence.heard(heartbeat)));
         presence
     }
 
-    fn choose(presence: &Arc<Presence>, excluded: &[u8], avoided: &[u8]) -> Option<Assignment> {
-        presence.choose(&key(), EngineId::Dkls23, &set(excluded), &set(avoided))
+    fn choose(presence: &Arc<Presence>, excluded: &[u8], charged: &[u8]) -> Option<Assignment> {
+        let charged = set(charged).into_iter().map(|signer| (signer, 1)).collect();
+        presence.choose(&key(), EngineId::Dkls23, &set(excluded), &charged)
     }
 
     #[test]
@@ -259,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_excluded_never_sign_and_the_avoided_only_if_they_must() {
+    fn the_excluded_never_sign_and_the_charged_only_if_they_must() {
         let presence = presence((1..=3).map(|i| heartbeat(i, 1, &[], false)));
         for _ in 0..10 {
             assert_eq!(
@@ -296,5 +303,15 @@ mod tests {
         presence.heard(heartbeat(3, 1, &[], true));
         assert!(choose(&presence, &[], &[]).is_none());
         assert_eq!(presence.live().len(), 2);
+    }
+
+    #[test]
+    fn what_a_signer_said_before_does_not_replace_what_it_said_since() {
+        let (ago, since) = (heartbeat(1, 1, &[], false), heartbeat(1, 1, &[2], false));
+        let presence = presence([ago.clone(), since.clone()]);
+        for repeated in [ago.clone(), since, Heartbeat { instance: Uuid::nil(), ..ago }] {
+            assert!(!presence.heard(repeated));
+            assert_eq!(presence.live()[0].banned, set(&[2]));
+        }
     }
 }

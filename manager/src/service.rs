@@ -292,7 +292,10 @@ impl Shared {
                 if Timestamp::now().duration_since(heartbeat.at).abs() > HEARTBEAT_AGE {
                     return Err(WireError::Stale(heartbeat.at));
                 }
-                self.presence.heard(heartbeat);
+                let at = heartbeat.at;
+                if !self.presence.heard(heartbeat) {
+                    return Err(WireError::Stale(at));
+                }
             }
             Notice::Outcome(signed) => {
                 self.coordinator.deliver(&self.outcome(&signed)?);

@@ -117,8 +117,14 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
     )
     .await;
     taking.abort();
-    let done =
-        result.map_err(|failure| anyhow::anyhow!("key generation did not finish: {}", failure.abort))?;
+    let done = match result {
+        Ok(done) => done,
+        Err(failure) => {
+            // Whoever tries again opens it again.
+            journal.close().await;
+            anyhow::bail!("key generation did not finish: {}", failure.abort);
+        }
+    };
     let event = Event::Keygen {
         session: done.session,
         cluster: cluster.clone(),

@@ -5,7 +5,7 @@
 //! party's nonce. So joins wait here for a while, and all else is dropped. Whatever one signer can make
 //! another keep is bounded, so that none can crowd out the others.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,10 @@ use crate::metrics::Dropped;
 
 /// How many messages a session takes from one signer. The longest protocol, key generation, has a join
 /// and nine others.
-const FROM_EACH: u8 = 16;
+const FROM_EACH: usize = 16;
 
 /// How many messages wait for one session at most.
-const INBOX: usize = FROM_EACH as usize * MAX_SIGNERS as usize;
+const INBOX: usize = FROM_EACH * MAX_SIGNERS as usize;
 
 /// How many sessions that this signer has not heard of may have a join of one signer waiting.
 const EARLY_FROM_EACH: usize = 1024;
@@ -39,8 +39,9 @@ pub type SessionKey = (Uuid, u32);
 enum Slot {
     /// Joins are here, the attempt is not.
     Early(BTreeMap<SignerIndex, Letter>),
-    /// The session is running, and has had so many messages from each.
-    Active(mpsc::Sender<Letter>, BTreeMap<SignerIndex, u8>),
+    /// The session is running, and has had these messages from each. The same one again, from the middle
+    /// or from a signer that waits for others, does not count.
+    Active(mpsc::Sender<Letter>, BTreeMap<SignerIndex, BTreeSet<[u8; 32]>>),
     /// The session has ended. Remembered, so that an attempt that is delivered twice is not begun
     /// twice.
     Done,
@@ -74,12 +75,15 @@ impl Router {
         table.forget(Instant::now());
         let key = (letter.header.request, letter.header.attempt);
         match table.slots.get_mut(&key) {
-            Some(Slot::Active(inbox, counts)) => {
-                let count = counts.entry(letter.header.from).or_default();
-                if *count >= FROM_EACH {
+            Some(Slot::Active(inbox, heard)) => {
+                let heard = heard.entry(letter.header.from).or_default();
+                if heard.contains(&letter.digest) {
+                    return Err(Dropped::Duplicate);
+                }
+                if heard.len() >= FROM_EACH {
                     return Err(Dropped::Overflow);
                 }
-                *count += 1;
+                heard.insert(letter.digest);
                 inbox.try_send(letter).map_err(|_| Dropped::Overflow)
             }
             None | Some(Slot::Early(_)) if letter.header.round == 0 => table.keep_join(key, letter),
@@ -103,12 +107,12 @@ impl Router {
             }
         };
         let (inbox, messages) = mpsc::channel(INBOX);
-        let counts = joins.keys().map(|&from| (from, 1)).collect();
+        let heard = joins.iter().map(|(&from, join)| (from, BTreeSet::from([join.digest]))).collect();
         for join in joins.into_values() {
             // There is room for one of each.
             let _ = inbox.try_send(join);
         }
-        table.slots.insert(key, Slot::Active(inbox, counts));
+        table.slots.insert(key, Slot::Active(inbox, heard));
         table.active += 1;
         Some(messages)
     }
@@ -251,10 +255,14 @@ mod tests {
         assert_eq!(router.deliver(others.letter(u128::MAX, 2, 0)), Err(Dropped::Overflow));
         router.deliver(others.letter(u128::MAX, 3, 0)).unwrap();
         let _messages = router.open((Uuid::from_u128(0), 1)).unwrap();
-        for round in 1..FROM_EACH {
+        for round in 1..FROM_EACH as u8 {
             router.deliver(others.letter(0, 2, round)).unwrap();
+            // However often the middle repeats a message, it takes one place.
+            for again in [0, round] {
+                assert_eq!(router.deliver(others.letter(0, 2, again)), Err(Dropped::Duplicate));
+            }
         }
-        assert_eq!(router.deliver(others.letter(0, 2, 1)), Err(Dropped::Overflow));
+        assert_eq!(router.deliver(others.letter(0, 2, u8::MAX)), Err(Dropped::Overflow));
         router.deliver(others.letter(0, 3, 1)).unwrap();
         let mut table = router.table();
         table.forget(Instant::now() + MEMORY);

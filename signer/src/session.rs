@@ -22,6 +22,10 @@ use crate::compute::Compute;
 use crate::journal::JournalError;
 use crate::metrics::{Dropped, SignerMetrics, Stage};
 
+/// How many messages of a quicker party are kept while others are still to join. It can send those of one
+/// round: a broadcast and a direct message.
+const EARLY: usize = 2;
+
 /// What a session needs of its signer.
 pub struct Party {
     /// Its identity, and whom it knows.
@@ -189,7 +193,8 @@ impl Session<'_> {
                     }
                     None => Some(Dropped::Malformed),
                 },
-                _ if early.len() < 2 * context.quorum.len() => {
+                // Of each its own few, so that none crowds out another's.
+                _ if early.iter().filter(|early: &&Letter| early.header.from == from).count() < EARLY => {
                     early.push(letter);
                     None
                 }

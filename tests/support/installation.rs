@@ -83,8 +83,9 @@ impl Installation {
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(programs().join(program));
-        command.args(arguments).current_dir(self.folder.path()).envs(self.settings.iter().cloned());
-        command.env_remove("RUN_MODE").env_remove("RUST_LOG");
+        command.args(arguments).current_dir(self.folder.path());
+        // Those of whoever runs the tests; a test may set its own.
+        command.env_remove("RUN_MODE").env_remove("RUST_LOG").envs(self.settings.iter().cloned());
         command
     }
 
