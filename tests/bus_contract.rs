@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tss_common::bus::memory::{DeadReason, MemoryBus};
 use tss_common::bus::rabbitmq::{RabbitBus, RabbitError, RabbitOptions};
 use tss_common::bus::{
-    Address, Bus, BusError, BusState, Delivery, MAX_DELIVERIES, MAX_MESSAGE, ROUNDS_CAPACITY, ROUNDS_TTL,
+    Address, Bus, BusError, BusState, Delivery, MAX_DELIVERIES, MAX_MESSAGE, ROUNDS_CAPACITY,
     Subscription,
 };
 use tss_mpc::SignerIndex;
@@ -473,17 +473,6 @@ fn is_down(state: &BusState) -> bool {
 
 mod memory_only {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn rounds_that_nobody_fetched_lapse() {
-        let bus = MemoryBus::new();
-        let address = Address::Rounds(signer(1));
-        publish(&*bus, address, "stale").await;
-        tokio::time::advance(ROUNDS_TTL + Duration::from_secs(1)).await;
-        publish(&*bus, address, "fresh").await;
-        let mut subscription = subscribe(&*bus, address, 10).await;
-        assert_eq!(next(&mut subscription).await.body, "fresh");
-    }
 
     #[tokio::test]
     async fn dead_letters_can_be_looked_at() {

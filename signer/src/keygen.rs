@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tss_common::audit::Event;
 use tss_common::bus::{Address, Bus, Subscription};
-use tss_common::envelope::Endpoint;
+use tss_common::envelope::{Endpoint, Letter};
 use tss_common::identity::{Identity, Roster};
 use tss_common::intent::hash_fields;
 use tss_common::session::{Operation, SessionContext};
@@ -17,8 +17,7 @@ use uuid::Uuid;
 
 use crate::compute::Compute;
 use crate::journal::Journal;
-use crate::metrics::SignerMetrics;
-use crate::router::Router;
+use crate::metrics::{Dropped, SignerMetrics};
 use crate::session::{self, Party, Patience};
 
 /// How often a signer that waits shows its nonce again, to those that have come since.
@@ -98,11 +97,9 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
         intent,
     };
     let party = Party { endpoint: Arc::new(endpoint), bus: bus.clone(), compute, metrics };
-    let router = Arc::new(Router::default());
-    let session = (context.request, context.attempt);
-    let messages = router.open(session).context("a new router has no session")?;
     let rounds = bus.subscribe(Address::Rounds(index), IN_FLIGHT).await?;
-    let taking = take_rounds(rounds, router, &party);
+    let (inbox, messages) = mpsc::channel(IN_FLIGHT.into());
+    let taking = take_rounds(rounds, context.request, inbox, &party);
 
     let end = Instant::now() + patience;
     let patience = Patience { join: end, end, rejoin: Some(REJOIN) };
@@ -135,12 +132,20 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
 }
 
 /// Hands messages to the one session there is.
-fn take_rounds(mut rounds: Subscription, router: Arc<Router>, party: &Party) -> JoinHandle<()> {
+fn take_rounds(
+    mut rounds: Subscription,
+    request: Uuid,
+    inbox: mpsc::Sender<Letter>,
+    party: &Party,
+) -> JoinHandle<()> {
     let (endpoint, metrics) = (party.endpoint.clone(), party.metrics.clone());
     tokio::spawn(async move {
         while let Some(delivery) = rounds.recv().await {
-            let routed =
-                endpoint.read(&delivery.body).map_err(Into::into).and_then(|letter| router.deliver(letter));
+            let routed = match endpoint.read(&delivery.body) {
+                Ok(letter) if letter.header.request != request => Err(Dropped::Late),
+                Ok(letter) => inbox.try_send(letter).map_err(|_| Dropped::Overflow),
+                Err(reason) => Err(reason.into()),
+            };
             if let Err(reason) = routed {
                 metrics.dropped(reason);
             }

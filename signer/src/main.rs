@@ -83,9 +83,9 @@ fn main() -> ExitCode {
 
 async fn run(config: &std::path::Path, index: Option<u8>) -> anyhow::Result<()> {
     let (config, stop) = process::start(config)?;
-    let roster = load_roster(&config)?;
-    let mut identities = load_identities(&config, index)?;
     let shares = load_shares(&config, index)?;
+    let mut identities = load_identities(&config, index)?;
+    let roster = load_roster(&config)?;
     let registry = Registry::new();
     let metrics = Metrics::new(&registry);
     let compute = Compute::new()?;

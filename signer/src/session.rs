@@ -15,6 +15,7 @@ use tss_common::bus::{Address, Bus, BusError};
 use tss_common::ed25519::Signature;
 use tss_common::envelope::{Endpoint, Header, Letter};
 use tss_common::session::{Nonce, SessionContext};
+use tss_mpc::rounds::{decode, encode};
 use tss_mpc::{Abort, Incoming, Machine, Outgoing, Recipient, SessionId, SetupError, SignerIndex, Step};
 
 use crate::compute::Compute;
@@ -70,7 +71,7 @@ pub struct Done<T> {
     pub session: SessionId,
 }
 
-/// Runs a session until it ends: shows a fresh nonce to the others and collects theirs, which determines
+/// Runs a session until it ends: shows a fresh nonce to the others and collects theirs, which determine
 /// the session's id; makes sure with `claim` that the id was never used and never will be; then drives
 /// the machine that `begin` makes. Nothing of the machine leaves before `claim` has returned. Every wait
 /// is bounded by `patience`.
@@ -109,6 +110,9 @@ pub async fn run<T: Send + 'static, C: Future<Output = Result<(), JournalError>>
     }
 }
 
+/// Parties' nonces.
+type Nonces = BTreeMap<SignerIndex, Nonce>;
+
 type Driven<T> = Box<dyn Machine<Output = T>>;
 
 /// What came of a step: letters to send, and the output.
@@ -133,52 +137,57 @@ type Said = (u8, SignerIndex, [u8; 32]);
 impl Session<'_> {
     /// Shows a fresh nonce to the others and collects theirs. Also yields messages of quicker parties,
     /// whose turn comes later.
-    async fn join(
-        &self,
-        messages: &mut mpsc::Receiver<Letter>,
-    ) -> Result<(BTreeMap<SignerIndex, Nonce>, Vec<Letter>), Abort> {
+    ///
+    /// Parties that need not all be there at once (`rejoin`) show all nonces they know, again and again,
+    /// and go on when every other one has shown the same: what a party showed that has died since, and
+    /// that still lies in a queue, never has this party's nonce in it.
+    async fn join(&self, messages: &mut mpsc::Receiver<Letter>) -> Result<(Nonces, Vec<Letter>), Abort> {
         let Self { party, context, patience, .. } = self;
         let me = party.index();
-        let nonce = Nonce::random();
-        let join = party
-            .endpoint
-            .write(self.header(0, None), &nonce.0)
-            .map_err(|error| Abort::local(format!("a join: {error}")))?;
-        let others: Vec<SignerIndex> = context.quorum.others(me).collect();
-        self.send(vec![(others.clone(), join.clone())], patience.join).await?;
-
-        let mut nonces = BTreeMap::from([(me, nonce)]);
+        let waits = patience.rejoin.is_some();
+        let mut nonces = Nonces::from([(me, Nonce::random())]);
+        // What each other party has shown last.
+        let mut shown: BTreeMap<SignerIndex, Nonces> = BTreeMap::new();
         let mut early = Vec::new();
+        self.show(&nonces).await?;
         let mut again = patience.rejoin.map(|every| Instant::now() + every);
-        while nonces.len() < context.quorum.len() {
-            let missing = || context.quorum.iter().filter(|index| !nonces.contains_key(index)).collect();
+        loop {
+            let is_there = |index: &SignerIndex| match shown.get(index) {
+                Some(theirs) => !waits || *theirs == nonces,
+                None => false,
+            };
+            let missing: BTreeSet<_> = context.quorum.others(me).filter(|index| !is_there(index)).collect();
+            if missing.is_empty() {
+                return Ok((nonces, early));
+            }
             let until = again.map_or(patience.join, |again| again.min(patience.join));
             let Some(letter) = receive(messages, until).await else {
+                // Those who have shown nothing hold up the others, who wait for them as well.
+                let silent: BTreeSet<_> =
+                    missing.iter().copied().filter(|index| !shown.contains_key(index)).collect();
+                let missing = if silent.is_empty() { missing } else { silent };
                 if Instant::now() >= patience.join {
-                    return Err(Abort::timeout(missing()));
+                    return Err(Abort::timeout(missing));
                 }
-                tracing::info!(missing = ?missing(), "waiting for signers");
-                self.send(vec![(others.clone(), join.clone())], patience.join).await?;
+                tracing::info!(?missing, "waiting for signers");
+                self.show(&nonces).await?;
                 again = patience.rejoin.map(|every| Instant::now() + every);
                 continue;
             };
             let Header { round, from, session, .. } = letter.header;
-            let repeats = self.patience.rejoin.is_some();
             let dropped = match round {
                 _ if !context.quorum.contains(from) => Some(Dropped::Stranger),
                 0 if session != self.id => Some(Dropped::WrongSession),
-                // A party that may be restarted while others wait shows another nonce.
-                0 if nonces.contains_key(&from) && !repeats => Some(Dropped::Duplicate),
-                0 => match party.endpoint.open(&letter).map(|nonce| <[u8; 32]>::try_from(&nonce[..])) {
-                    Ok(Ok(nonce)) => {
-                        let known = nonces.insert(from, Nonce(nonce));
-                        if repeats && known != Some(Nonce(nonce)) {
-                            // Whoever came late has missed this party's.
-                            self.send(vec![(vec![from], join.clone())], patience.join).await?;
+                0 if shown.contains_key(&from) && !waits => Some(Dropped::Duplicate),
+                0 => match party.endpoint.open(&letter).ok().and_then(|body| read_nonces(&body, from)) {
+                    Some((nonce, theirs)) => {
+                        shown.insert(from, theirs);
+                        if nonces.insert(from, nonce) != Some(nonce) && waits {
+                            self.show(&nonces).await?;
                         }
                         None
                     }
-                    _ => Some(Dropped::Malformed),
+                    None => Some(Dropped::Malformed),
                 },
                 _ if early.len() < 2 * context.quorum.len() => {
                     early.push(letter);
@@ -190,7 +199,15 @@ impl Session<'_> {
                 party.metrics.dropped(reason);
             }
         }
-        Ok((nonces, early))
+    }
+
+    /// Sends a join.
+    async fn show(&self, nonces: &Nonces) -> Result<(), Abort> {
+        let body = encode(nonces)?;
+        let join = self.party.endpoint.write(self.header(0, None), &body);
+        let join = join.map_err(|error| Abort::local(format!("a join: {error}")))?;
+        let others = self.context.quorum.others(self.party.index()).collect();
+        self.send(vec![(others, join)], self.patience.join).await
     }
 
     /// Runs the protocol.
@@ -331,6 +348,12 @@ impl Session<'_> {
             })
             .collect()
     }
+}
+
+/// A party's nonce and all nonces it has shown.
+fn read_nonces(body: &[u8], from: SignerIndex) -> Option<(Nonce, Nonces)> {
+    let nonces: Nonces = decode(body)?;
+    Some((*nonces.get(&from)?, nonces))
 }
 
 /// Writes what a machine wants sent.

@@ -219,8 +219,9 @@ impl Waiting {
     }
 
     /// Drops messages for rounds that nobody wants any more.
-    fn expire(&mut self) {
-        while self.messages.first_key_value().is_some_and(|(_, m)| m.published.elapsed() > ROUNDS_TTL) {
+    fn expire(&mut self, now: Instant) {
+        let lapsed = |m: &Message| now.duration_since(m.published) > ROUNDS_TTL;
+        while self.messages.first_key_value().is_some_and(|(_, message)| lapsed(message)) {
             self.take();
         }
     }
@@ -236,7 +237,7 @@ impl Queue {
     fn push(&self, body: Bytes) -> Result<(), BusError> {
         let mut waiting = lock(&self.waiting);
         if let Address::Rounds(_) = self.address {
-            waiting.expire();
+            waiting.expire(Instant::now());
             while waiting.messages.len() >= ROUNDS_CAPACITY || waiting.bytes + body.len() > ROUNDS_BYTES {
                 waiting.take();
             }
@@ -255,7 +256,7 @@ impl Queue {
     fn take(&self) -> Option<Message> {
         let mut waiting = lock(&self.waiting);
         if let Address::Rounds(_) = self.address {
-            waiting.expire();
+            waiting.expire(Instant::now());
         }
         waiting.take()
     }
@@ -349,5 +350,21 @@ impl Queue {
             dead.pop_front();
         }
         dead.push_back(DeadLetter { to: self.address, body: message.body, reason });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_that_nobody_fetched_lapse() {
+        let queue = Queue::new(Address::Rounds(tss_mpc::SignerIndex::MIN));
+        queue.push(Bytes::from("stale")).unwrap();
+        let mut waiting = lock(&queue.waiting);
+        waiting.expire(Instant::now());
+        assert_eq!((waiting.messages.len(), waiting.bytes), (1, 5));
+        waiting.expire(Instant::now() + ROUNDS_TTL + std::time::Duration::from_secs(1));
+        assert_eq!((waiting.messages.len(), waiting.bytes), (0, 0));
     }
 }

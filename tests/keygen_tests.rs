@@ -1,0 +1,96 @@
+//! A key made by its signers themselves, each a process of its own, over a real RabbitMQ.
+
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
+use std::process::Output;
+
+use serde_json::json;
+
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "support/installation.rs"]
+mod installation;
+
+use installation::{Installation, get, post};
+
+/// Makes the signers' identities one by one, and the roster of what each printed.
+fn with_roster() -> Installation {
+    let installation = Installation::new();
+    let parts = ["1", "2", "3"].map(|index| {
+        let made = installation.run("signer", &["identity", "--index", index]);
+        assert!(made.status.success(), "{}", said(&made));
+        String::from_utf8(made.stdout).unwrap()
+    });
+    std::fs::write(installation.folder().join("roster.toml"), parts.concat()).unwrap();
+    installation
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs `signer keygen` for these signers at the same time.
+fn keygen(installation: &Installation, signers: &[&str], timeout: &str) -> Vec<Output> {
+    std::thread::scope(|scope| {
+        let run = |&index: &&'static str| {
+            let arguments = ["keygen", "--index", index, "--timeout", timeout];
+            scope.spawn(move || installation.run("signer", &arguments))
+        };
+        let signers: Vec<&'static str> = signers.iter().map(|index| index_of(index)).collect();
+        let running: Vec<_> = signers.iter().map(run).collect();
+        running.into_iter().map(|running| running.join().unwrap()).collect()
+    })
+}
+
+fn index_of(index: &str) -> &'static str {
+    ["1", "2", "3"].into_iter().find(|known| *known == index).unwrap()
+}
+
+#[tokio::test]
+async fn a_key_that_three_processes_made_signs_and_no_process_saw_two_shares() {
+    let installation = with_roster();
+    let made = keygen(&installation, &["1", "2", "3"], "120");
+    let keys: Vec<String> = made
+        .iter()
+        .map(|output| {
+            assert!(output.status.success(), "{}", said(output));
+            String::from_utf8(output.stdout.clone()).unwrap().trim().to_owned()
+        })
+        .collect();
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+
+    let manager = installation.start("manager", &[]);
+    let signers = ["1", "2", "3"].map(|index| installation.start("signer", &["--index", index]));
+    installation.until_healthy(&[&manager, &signers[0], &signers[1], &signers[2]]).await;
+    let url = installation.url();
+    let (status, _, accepted) =
+        post(&format!("{url}/sign"), &json!({"message": "m", "path": "m"})).await.unwrap();
+    assert_eq!(status, 201, "{accepted}");
+    let id = accepted["request_id"].as_str().unwrap();
+    let (status, signature) = get(&format!("{url}/signature/{id}?wait=30s")).await.unwrap();
+    assert_eq!((status, &signature["public_key"]), (200, &json!(keys[0])), "{signature}");
+
+    // A share is never replaced.
+    let again = installation.run("signer", &["keygen", "--index", "1"]);
+    assert!(said(&again).contains("signer1.store is there already"), "{}", said(&again));
+    installation.clean_up().await;
+}
+
+#[tokio::test]
+async fn key_generation_that_cannot_finish_says_whom_it_waits_for_and_leaves_no_share() {
+    let installation = with_roster();
+    for output in keygen(&installation, &["1", "2"], "8") {
+        assert!(!output.status.success());
+        let said = said(&output);
+        assert!(said.contains("timeout waiting for signer 3"), "{said}");
+        // Long before the end, it says so.
+        assert!(said.contains("waiting for signers missing={3}"), "{said}");
+    }
+    for index in 1..=3 {
+        assert!(!installation.folder().join(format!("signer{index}.store")).exists());
+    }
+    // With all there, it succeeds.
+    for output in keygen(&installation, &["1", "2", "3"], "120") {
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    installation.clean_up().await;
+}
