@@ -12,8 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tss_common::bus::memory::{DeadReason, MemoryBus};
 use tss_common::bus::rabbitmq::{RabbitBus, RabbitError, RabbitOptions};
 use tss_common::bus::{
-    Address, Bus, BusError, BusState, Delivery, MAX_DELIVERIES, MAX_MESSAGE, ROUNDS_CAPACITY,
-    Subscription,
+    Address, Bus, BusError, BusState, Delivery, MAX_DELIVERIES, MAX_MESSAGE, ROUNDS_CAPACITY, Subscription,
 };
 use tss_mpc::SignerIndex;
 

@@ -949,26 +949,10 @@ mod tests {
         Coordinator::new(options, store, MemoryBus::new(), keys, Arc::default(), metrics)
     }
 
-    #[test]
-    fn what_may_wait_is_bounded_in_number_and_in_bytes() {
-        let folder = tempfile::tempdir().unwrap();
-        let coordinator = coordinator(&folder);
-        let full = coordinator.reserve(PENDING_BYTES).unwrap();
-        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(1))));
-        drop(full);
-        let three: Vec<_> = (0..3).map(|_| coordinator.reserve(1).unwrap()).collect();
-        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(3))));
-        drop(three);
-        assert!(coordinator.reserve(1).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_request_that_was_stored_though_the_answer_was_lost_ends_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let coordinator = coordinator(&folder);
-        coordinator.set_store_up(true);
+    /// A request whose deadline has come.
+    fn request(coordinator: &Coordinator) -> Request {
         let now = Timestamp::now();
-        let request = Request {
+        Request {
             id: Uuid::new_v4(),
             intent: Intent {
                 cluster: "tss".into(),
@@ -985,7 +969,52 @@ mod tests {
             deadline: now,
             progress: Progress { attempts: 0, quorum: None, state: State::Pending },
             lease: coordinator.lease(),
+        }
+    }
+
+    #[test]
+    fn what_may_wait_is_bounded_in_number_and_in_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        let full = coordinator.reserve(PENDING_BYTES).unwrap();
+        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(1))));
+        drop(full);
+        let three: Vec<_> = (0..3).map(|_| coordinator.reserve(1).unwrap()).collect();
+        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(3))));
+        drop(three);
+        assert!(coordinator.reserve(1).is_ok());
+    }
+
+    #[tokio::test]
+    async fn signatures_for_other_managers_are_kept_in_bounds_until_the_request_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        let request = request(&coordinator);
+        let outcome = |request, ending| Outcome {
+            request,
+            attempt: 1,
+            session: None,
+            signer: SignerIndex::new(1).unwrap(),
+            ending,
         };
+        let signed = || Ending::Signed(Signature { r: [1; 32], s: [1; 32], recid: 0 });
+        assert!(!coordinator.deliver(&outcome(Uuid::new_v4(), Ending::Unable("no".into()))));
+        for _ in 0..2 * STRAYS {
+            assert!(!coordinator.deliver(&outcome(Uuid::new_v4(), signed())));
+        }
+        assert!(!coordinator.deliver(&outcome(request.id, signed())));
+        assert_eq!(coordinator.requests().strays.len(), STRAYS);
+        coordinator.adopt(request.clone());
+        assert_eq!(coordinator.requests().strays.len(), STRAYS - 1);
+        assert!(coordinator.deliver(&outcome(request.id, signed())));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_stored_though_the_answer_was_lost_ends_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        coordinator.set_store_up(true);
+        let request = request(&coordinator);
         assert!(coordinator.submit(request.clone()).await.is_err());
         // The caller asks again, and is told that the request is there.
         coordinator.set_store_up(true);
