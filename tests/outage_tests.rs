@@ -6,15 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[allow(dead_code, reason = "each test program uses a part of it")]
@@ -23,9 +20,13 @@ mod processes;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "support/proxy.rs"]
 mod proxy;
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "support/server.rs"]
+mod server;
 
 use processes::{Installation, Process, START, get, mongodb_uri, post, rabbitmq_uri};
 use proxy::Proxy;
+use server::Server;
 
 /// How long everything together may take to recover.
 const RECOVERY: Duration = Duration::from_secs(90);
@@ -286,48 +287,15 @@ async fn an_outage_of_mongodb_loses_no_request() {
     outage("store", cut_off_mongodb, "the store is unreachable").await;
 }
 
-/// A RabbitMQ of one test's own.
-struct Broker {
-    folder: TempDir,
-    port: u16,
-}
-
-impl Broker {
-    fn start() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let broker = Self { folder: tempfile::tempdir().unwrap(), port };
-        broker.control("start");
-        broker
-    }
-
-    fn control(&self, what: &str) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/rabbitmq");
-        let mut command = Command::new(script);
-        command.arg(what).arg(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
-        if what == "start" {
-            command.arg(self.port.to_string());
-        }
-        assert!(command.status().unwrap().success(), "the broker does not {what}");
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.control("stop");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_restart_of_rabbitmq_loses_no_request() {
     const REQUESTS: usize = 50;
     let _turn = turn().await;
-    let broker = tokio::task::spawn_blocking(Broker::start).await.unwrap();
+    let broker = Server::rabbitmq().await;
     let mut installation = Installation::new();
     installation.keygen();
     installation.set("TSS_SIGNING_TIMEOUT", "120");
-    installation.set("TSS_RABBITMQ_URI", &format!("amqp://guest:guest@127.0.0.1:{}/%2f", broker.port));
+    installation.set("TSS_RABBITMQ_URI", &broker.uri());
     let (manager, signers) = (installation.start("manager", &[]), installation.start("signer", &[]));
     let both = [&manager, &signers];
     installation.until_healthy(&both).await;
@@ -354,13 +322,8 @@ async fn a_restart_of_rabbitmq_loses_no_request() {
         }
     });
     counted.wait_for(|&accepted| accepted >= REQUESTS / 2).await.unwrap();
-    let broker = tokio::task::spawn_blocking(move || {
-        broker.control("stop");
-        broker.control("start");
-        broker
-    })
-    .await
-    .unwrap();
+    broker.stop().await;
+    broker.start().await;
     let (accepted, refused) = stream.await.unwrap();
     assert!(refused > 0, "the restart fell into the stream");
     until_signed(&installation, &accepted, &both).await;
@@ -368,28 +331,8 @@ async fn a_restart_of_rabbitmq_loses_no_request() {
     assert_eq!(metric(&installation, "tss_requests_accepted_total").await, REQUESTS as f64);
     assert_eq!(metric(&installation, "tss_requests_total{outcome=\"completed\"}").await, REQUESTS as f64);
     drop((manager, signers));
-    tokio::task::spawn_blocking(move || drop(broker)).await.unwrap();
+    broker.stop().await;
     Arc::into_inner(installation).unwrap().clean_up().await;
-}
-
-/// The process that a program of this installation runs in.
-fn process_id(installation: &Installation, program: &str, arguments: &[&str]) -> String {
-    let folder = installation.folder().canonicalize().unwrap();
-    let runs_it = |process: &Path| {
-        let command = std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
-        let mut words = command.split_terminator('\0');
-        words.next().is_some_and(|path| Path::new(path).ends_with(program))
-            && words.eq(arguments.iter().copied())
-            && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder)
-    };
-    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
-    let found = processes.into_iter().find(|process| runs_it(&process.path()));
-    found.expect("the program runs").file_name().into_string().unwrap()
-}
-
-fn signal(installation: &Installation, signal: &str, program: &str, arguments: &[&str]) {
-    let id = process_id(installation, program, arguments);
-    assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
 }
 
 /// A manager that dies leaves no request behind, nor does one that starts in its place do one twice.
@@ -417,7 +360,7 @@ async fn manager_dies(store: &str) {
         if number == REQUESTS / 2 {
             // From here on no request is done before the manager dies.
             until_signed(&installation, &accepted[..5], &[&manager, &signers]).await;
-            signal(&installation, "-STOP", "signer", &[]);
+            signers.signal("STOP");
         }
         let (status, request) = make(number).await;
         assert_eq!(status, 201);
@@ -427,7 +370,7 @@ async fn manager_dies(store: &str) {
     manager.kill();
 
     let manager = installation.start("manager", &[]);
-    signal(&installation, "-CONT", "signer", &[]);
+    signers.signal("CONT");
     let both = [&manager, &signers];
     installation.until_healthy(&both).await;
     let signed = until_signed(&installation, &accepted, &both).await;
@@ -527,7 +470,7 @@ async fn a_frozen_signer_is_replaced_and_used_again_once_it_thaws() {
         assert!(resident <= IDLE_SIGNER, "an idle signer holds {} KiB", resident >> 10);
     }
 
-    signal(&installation, "-STOP", "signer", &["--index", "3"]);
+    three.signal("STOP");
     let accepted = submit_all(&installation, (0..12).map(|number| format!("frozen {number}"))).await;
     until_signed(&installation, &accepted, &all).await;
     let mut most = 0;
@@ -538,7 +481,7 @@ async fn a_frozen_signer_is_replaced_and_used_again_once_it_thaws() {
     }
     assert!(most >= 2, "some request was tried with the frozen signer first");
 
-    signal(&installation, "-CONT", "signer", &["--index", "3"]);
+    three.signal("CONT");
     let began = Instant::now();
     loop {
         let accepted = submit_all(&installation, [format!("thawed after {:?}", began.elapsed())]).await;

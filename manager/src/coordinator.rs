@@ -26,12 +26,17 @@ use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::store::{Inserted, KeyRecord, Lease, Progress, Request, State, Store, StoreError};
+use crate::window::Window;
 
 /// For how long a lease holds without being renewed.
 const LEASE: SignedDuration = SignedDuration::from_secs(3);
 
 /// How often leases are renewed, and lapsed ones looked for.
 const LEASE_ROUND: Duration = Duration::from_secs(1);
+
+/// How long all managers have to find that the store is back, and to renew their leases, before lapsed
+/// ones say that a manager has died.
+const RETURN: Duration = Duration::from_secs(5);
 
 /// How long requests are stored under one holder of leases.
 const HOLDER: Duration = Duration::from_secs(10);
@@ -45,6 +50,12 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// How long the other signers of a quorum have to refuse, too, before another quorum is tried.
 const REFUSAL: Duration = Duration::from_millis(250);
+
+/// Why a request was not signed that did not come to its turn.
+const IN_FRONT: &str = "other requests were in front of it";
+
+/// How many signatures are kept of requests that are not driven here.
+const STRAYS: usize = 1024;
 
 /// How many outcomes wait for one request.
 const OUTCOMES: usize = 64;
@@ -92,6 +103,7 @@ pub struct Coordinator {
     metrics: Metrics,
     requests: Mutex<Requests>,
     slots: Semaphore,
+    window: Window,
     finished: broadcast::Sender<Uuid>,
     store_up: watch::Sender<bool>,
     tasks: TaskTracker,
@@ -107,9 +119,19 @@ struct Requests {
     /// How many have not ended, and how many bytes of messages they have.
     driven: u32,
     bytes: usize,
+    /// Signatures of requests that are not driven here, oldest first. If their manager has died, they
+    /// need not be made again.
+    strays: VecDeque<Outcome>,
 }
 
 impl Requests {
+    fn keep_stray(&mut self, outcome: &Outcome) {
+        if self.strays.len() >= STRAYS {
+            self.strays.pop_front();
+        }
+        self.strays.push_back(outcome.clone());
+    }
+
     fn release(&mut self, bytes: usize) {
         self.driven = self.driven.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -217,6 +239,7 @@ impl Coordinator {
         Arc::new(Self {
             holder: Mutex::new((Uuid::new_v4(), Instant::now())),
             slots: Semaphore::new(options.active.into()),
+            window: Window::new(options.active),
             options,
             store,
             bus,
@@ -322,6 +345,11 @@ impl Coordinator {
             if requests.known.get(&request.id).is_some_and(|known| known.outcomes.is_some()) {
                 return;
             }
+            for stray in requests.strays.iter().filter(|stray| stray.request == request.id) {
+                // More than there is room for would say the same.
+                let _ = sender.try_send(stray.clone());
+            }
+            requests.strays.retain(|stray| stray.request != request.id);
             let latest = watch::Sender::new(Arc::new(request.clone()));
             requests.known.insert(request.id, Known { latest, outcomes: Some(sender) });
             requests.driven += 1;
@@ -420,14 +448,20 @@ impl Coordinator {
 
     /// An outcome for a request that is driven here: `false` if it is not.
     pub fn deliver(&self, outcome: &Outcome) -> bool {
-        match self.requests().known.get(&outcome.request) {
+        let mut requests = self.requests();
+        match requests.known.get(&outcome.request) {
             Some(Known { outcomes: Some(outcomes), .. }) => {
                 // A full channel means a signer that says the same again and again.
                 let _ = outcomes.try_send(outcome.clone());
                 true
             }
             Some(Known { outcomes: None, .. }) => true,
-            None => false,
+            None => {
+                if matches!(outcome.ending, Ending::Signed(_)) {
+                    requests.keep_stray(outcome);
+                }
+                false
+            }
         }
     }
 
@@ -439,19 +473,27 @@ impl Coordinator {
 
     /// Renews leases and takes over lapsed ones, until stopped.
     pub async fn keep_leases(self: Arc<Self>) {
+        let mut was_up = false;
+        let mut away = None;
         loop {
             tokio::select! {
                 () = sleep(LEASE_ROUND) => {}
                 () = self.stop.cancelled() => return,
             }
             if !self.store_is_up() {
+                away = was_up.then(Instant::now);
                 continue;
             }
+            was_up = true;
             let driven = self.requests().driven;
             let room = self.options.pending.saturating_sub(driven);
             let round = async {
                 for holder in self.holders() {
                     self.store.renew(&lease_of(holder)).await?;
+                }
+                // While the store was away, leases lapsed that nobody could renew.
+                if away.is_some_and(|away: Instant| away.elapsed() < RETURN) {
+                    return Ok(Vec::new());
                 }
                 // A holder of its own: should the answer be lost, its leases lapse.
                 let lease = lease_of(Uuid::new_v4());
@@ -487,14 +529,15 @@ impl Coordinator {
     ) -> Option<Arc<Request>> {
         let queued = Instant::now();
         let slot = tokio::select! {
-            slot = self.slots.acquire() => slot.ok()?,
+            slot = self.slots.acquire() => Some(slot.ok()?),
+            () = sleep(left(&request)) => None,
             () = self.stop.cancelled() => return None,
         };
         self.metrics.stage("queue", queued);
         self.metrics.active.inc();
         let mut experience = Experience::default();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        let mut problem = String::from("no quorum of signers was alive");
+        let mut problem = String::from(IN_FRONT);
         let verdict = loop {
             if self.stop.is_cancelled() {
                 break Verdict::Lost;
@@ -534,6 +577,16 @@ impl Coordinator {
             self.wait_for_signers(&mut changes, request).await;
             return Verdict::Retry("no signer holds the key".into());
         };
+        let _place = tokio::select! {
+            place = self.window.enter() => place,
+            () = sleep(left(request)) => return Verdict::Retry(IN_FRONT.into()),
+        };
+        if let Some((signature, public_key)) = self.heard_meanwhile(request, &key, outcomes, experience) {
+            return Verdict::Signed(signature, public_key);
+        }
+        if let Some(reason) = experience.refusal(key.threshold) {
+            return Verdict::Failed(reason);
+        }
         let (excluded, charged) = (experience.excluded(), &experience.charged);
         let Some(assignment) = self.presence.choose(&key, self.options.engine, &excluded, charged) else {
             self.wait_for_signers(&mut changes, request).await;
@@ -584,12 +637,48 @@ impl Coordinator {
             let deadline = began + patience + GRACE;
             let outcome = self.await_outcome(request, &key, &message, deadline, outcomes, experience);
             let outcome = outcome.await;
-            self.judge(outcome, &key, quorum, experience)
+            let verdict = self.judge(outcome, &key, quorum, experience);
+            match &verdict {
+                Verdict::Signed(..) => self.window.open(),
+                Verdict::Retry(_) if began.elapsed() >= self.options.attempt_timeout => {
+                    self.window.halve(began);
+                }
+                _ => {}
+            }
+            verdict
         }
         .instrument(tracing::info_span!("attempt", attempt = number, session = field::Empty))
         .await;
         self.metrics.stage("sign", began);
         verdict
+    }
+
+    /// What was said of the request while no attempt of it was waited for: by the signers of one that was
+    /// given up, or that a manager began which has died.
+    fn heard_meanwhile(
+        &self,
+        request: &Request,
+        key: &KeyRecord,
+        outcomes: &mut mpsc::Receiver<Outcome>,
+        experience: &mut Experience,
+    ) -> Option<(Signature, PublicKey)> {
+        while let Ok(Outcome { signer, ending, .. }) = outcomes.try_recv() {
+            match ending {
+                Ending::Signed(signature) => match check_signature(&signature, key, request) {
+                    Ok(public_key) => return Some((signature, public_key)),
+                    Err(error) => {
+                        tracing::error!(%signer, %error, "a signer reported a wrong signature");
+                        self.metrics.attempts.with_label_values(&["invalid"]).inc();
+                        experience.excluded.insert(signer);
+                    }
+                },
+                Ending::Refused(reason) if key.threshold.contains(signer) => {
+                    experience.refused.insert(signer, reason);
+                }
+                _ => {}
+            }
+        }
+        None
     }
 
     async fn wait_for_signers(&self, changes: &mut watch::Receiver<()>, request: &Request) {
@@ -885,26 +974,10 @@ mod tests {
         Coordinator::new(options, store, MemoryBus::new(), keys, Arc::default(), metrics)
     }
 
-    #[test]
-    fn what_may_wait_is_bounded_in_number_and_in_bytes() {
-        let folder = tempfile::tempdir().unwrap();
-        let coordinator = coordinator(&folder);
-        let full = coordinator.reserve(PENDING_BYTES).unwrap();
-        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(1))));
-        drop(full);
-        let three: Vec<_> = (0..3).map(|_| coordinator.reserve(1).unwrap()).collect();
-        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(3))));
-        drop(three);
-        assert!(coordinator.reserve(1).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_request_that_was_stored_though_the_answer_was_lost_ends_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let coordinator = coordinator(&folder);
-        coordinator.set_store_up(true);
+    /// A request whose deadline has come.
+    fn request(coordinator: &Coordinator) -> Request {
         let now = Timestamp::now();
-        let request = Request {
+        Request {
             id: Uuid::new_v4(),
             intent: Intent {
                 cluster: "tss".into(),
@@ -921,7 +994,52 @@ mod tests {
             deadline: now,
             progress: Progress { attempts: 0, quorum: None, state: State::Pending },
             lease: coordinator.lease(),
+        }
+    }
+
+    #[test]
+    fn what_may_wait_is_bounded_in_number_and_in_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        let full = coordinator.reserve(PENDING_BYTES).unwrap();
+        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(1))));
+        drop(full);
+        let three: Vec<_> = (0..3).map(|_| coordinator.reserve(1).unwrap()).collect();
+        assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(3))));
+        drop(three);
+        assert!(coordinator.reserve(1).is_ok());
+    }
+
+    #[tokio::test]
+    async fn signatures_for_other_managers_are_kept_in_bounds_until_the_request_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        let request = request(&coordinator);
+        let outcome = |request, ending| Outcome {
+            request,
+            attempt: 1,
+            session: None,
+            signer: SignerIndex::new(1).unwrap(),
+            ending,
         };
+        let signed = || Ending::Signed(Signature { r: [1; 32], s: [1; 32], recid: 0 });
+        assert!(!coordinator.deliver(&outcome(Uuid::new_v4(), Ending::Unable("no".into()))));
+        for _ in 0..2 * STRAYS {
+            assert!(!coordinator.deliver(&outcome(Uuid::new_v4(), signed())));
+        }
+        assert!(!coordinator.deliver(&outcome(request.id, signed())));
+        assert_eq!(coordinator.requests().strays.len(), STRAYS);
+        coordinator.adopt(request.clone());
+        assert_eq!(coordinator.requests().strays.len(), STRAYS - 1);
+        assert!(coordinator.deliver(&outcome(request.id, signed())));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_stored_though_the_answer_was_lost_ends_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        coordinator.set_store_up(true);
+        let request = request(&coordinator);
         assert!(coordinator.submit(request.clone()).await.is_err());
         // The caller asks again, and is told that the request is there.
         coordinator.set_store_up(true);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`api`] | the REST API |
 //! | [`coordinator`] | drives each request to its end |
+//! | [`window`] | how many attempts may be under way at the same time |
 //! | [`presence`] | which signers are alive, and which of them sign next |
 //! | [`keys`] | the cluster's keys, as they are on record |
 //! | [`store`] | where requests are kept |
@@ -17,5 +18,6 @@ pub mod metrics;
 pub mod presence;
 pub mod service;
 pub mod store;
+pub mod window;
 
 pub use service::{Manager, ManagerOptions};

@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
-use tss_common::audit::{AuditLog, Event, Head};
+use tss_common::audit::{AuditError, AuditLog, Event, Head, Problem};
 use tss_mpc::{PublicKey, SessionId, SignerIndex};
 
 /// (key id, public key in hex, signer) → why. Bound to the public key, so that a new key starts anew.
@@ -38,6 +38,9 @@ const WAITING: usize = 4096;
 
 /// How many are written together at most.
 const BATCH: usize = 256;
+
+/// How many events that could not be written are kept to be written later.
+const UNNOTED: usize = 4096;
 
 /// The key that a signer signs with.
 #[derive(Clone, Debug)]
@@ -119,8 +122,16 @@ impl Journal {
         let audit = AuditLog::open(&folder.join(format!("signer{signer}.audit.jsonl")), signer, head)?;
         let banned = Arc::new(Mutex::new(banned));
         let (work, waiting) = mpsc::channel(WAITING);
-        let writer =
-            Writer { file, signer, key, database: Some(database), audit, unwritten: Vec::new(), noted: head };
+        let writer = Writer {
+            file,
+            signer,
+            key,
+            database: Some(database),
+            audit,
+            unwritten: Vec::new(),
+            unnoted: Vec::new(),
+            noted: head,
+        };
         std::thread::Builder::new()
             .name(format!("journal-{signer}"))
             .spawn(move || writer.run(waiting))
@@ -156,7 +167,8 @@ impl Journal {
         self.write(Kind::Ban(signers, reason), events).await
     }
 
-    /// Writes events to the audit log; durable when it returns.
+    /// Writes events to the audit log; durable when it returns. When that fails, it is tried again with
+    /// whatever comes next.
     ///
     /// # Errors
     /// [`JournalError::Disk`].
@@ -227,6 +239,8 @@ struct Writer {
     audit: AuditLog,
     /// Bans that could not be written yet.
     unwritten: Vec<Ban>,
+    /// What else happened that could not be written yet.
+    unnoted: Vec<Event>,
     /// The audit log's head as the database knows it.
     noted: Option<Head>,
 }
@@ -253,7 +267,7 @@ impl Writer {
 
     /// Writes a batch; yields what to tell each.
     fn write(&mut self, batch: Vec<Work>) -> Vec<Answer> {
-        let (mut answers, mut events) = (Vec::with_capacity(batch.len()), Vec::new());
+        let (mut answers, mut events, mut notes) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
         let mut sessions = BTreeSet::new();
         for Work { kind, events: own, done } in batch {
             let result = match kind {
@@ -270,17 +284,24 @@ impl Writer {
                     Ok(())
                 }
                 Kind::Note | Kind::Close => {
-                    events.extend(own);
+                    notes.extend(own);
                     Ok(())
                 }
             };
             answers.push((done, result));
         }
         let of_bans = self.unwritten.iter().flat_map(|ban| ban.events.iter().cloned());
-        let events: Vec<Event> = of_bans.chain(events).collect();
+        let events: Vec<Event> =
+            of_bans.chain(self.unnoted.iter().chain(&notes).cloned()).chain(events).collect();
         let written = match self.audit.append(&events) {
-            Ok(head) => self.commit(&sessions, head),
-            Err(error) => Err(error.to_string()),
+            Ok(head) => {
+                self.unnoted.clear();
+                self.commit(&sessions, head)
+            }
+            Err(error) => {
+                self.keep(notes, &error);
+                Err(error.to_string())
+            }
         };
         if let Err(error) = written {
             tracing::error!(signer = %self.signer, %error, "the signer's journal could not be written");
@@ -289,6 +310,15 @@ impl Writer {
             }
         }
         answers
+    }
+
+    /// Keeps what happened, to write it when the disk takes it.
+    fn keep(&mut self, notes: Vec<Event>, error: &AuditError) {
+        // What can never be written would be in the way of all that can.
+        if !matches!(error.problem, Problem::TooLong { .. }) {
+            let room = UNNOTED.saturating_sub(self.unnoted.len());
+            self.unnoted.extend(notes.into_iter().take(room));
+        }
     }
 
     fn is_used(&mut self, session: SessionId) -> Result<bool, String> {
@@ -431,6 +461,27 @@ mod tests {
         // What was refused has no entry.
         let log = std::fs::read_to_string(dir.path().join("signer1.audit.jsonl")).unwrap();
         assert_eq!(log.lines().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_happened_while_nothing_could_be_written_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path(), 0, 1).unwrap();
+        let (file, elsewhere) = (dir.path().join("signer1.audit.jsonl"), dir.path().join("elsewhere"));
+        std::fs::rename(&file, &elsewhere).unwrap();
+        for _ in 0..3 {
+            assert!(matches!(journal.note(vec![event()]).await, Err(JournalError::Disk(_))));
+        }
+        let session = SessionId([1; 32]);
+        assert!(matches!(journal.begin(session, vec![event()]).await, Err(JournalError::Disk(_))));
+        std::fs::rename(&elsewhere, &file).unwrap();
+        let entries = || std::fs::read_to_string(&file).unwrap().lines().count();
+        assert_eq!(entries(), 0);
+        assert_eq!(journal.begin(session, vec![event()]).await, Ok(()));
+        // What was begun in vain did not happen.
+        assert_eq!(entries(), 4);
+        journal.note(vec![event()]).await.unwrap();
+        assert_eq!(entries(), 5);
     }
 
     #[tokio::test]

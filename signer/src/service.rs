@@ -412,7 +412,7 @@ impl Inner {
     /// Writes to the audit log what guards nothing that is still to come.
     async fn note(&self, events: Vec<Event>) {
         if let Err(error) = self.journal.note(events).await {
-            tracing::error!(%error, "the audit log lacks an entry");
+            tracing::error!(%error, "the audit log lacks an entry until it can be written");
         }
     }
 

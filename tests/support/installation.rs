@@ -73,6 +73,10 @@ impl Installation {
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
+    pub(crate) fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -102,10 +106,22 @@ impl Installation {
 
     /// Starts a program; it ends with what is returned.
     pub(crate) fn start(&self, program: &str, arguments: &[&str]) -> Process {
-        let log = self.folder.path().join(format!("{program}{}.log", arguments.join("")));
+        self.start_as(&format!("{program}{}", arguments.join("")), program, arguments, &[])
+    }
+
+    /// Starts a program with settings that only it has, and a log of this name.
+    pub(crate) fn start_as(
+        &self,
+        name: &str,
+        program: &str,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Process {
+        let log = self.folder.path().join(format!("{name}.log"));
         let output = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         let child = self
             .command(program, arguments)
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)
@@ -183,6 +199,23 @@ impl Process {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it has memory");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
         kib * 1024
+    }
+
+    /// Sends it a signal, as `kill` calls it: `STOP`, `CONT`, `TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &id]).status();
+        assert!(sent.expect("`kill` runs").success(), "process {id} gets no {signal}");
+    }
+
+    /// Has it end in good order, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        self.signal("TERM");
+        let began = Instant::now();
+        while self.child.try_wait().expect("it is a child").is_none() {
+            assert!(began.elapsed() < START, "it does not stop\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Ends it at once, as a crash would.
