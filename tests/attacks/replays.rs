@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tss_common::bus::Address;
+use tss_common::envelope::Header;
 use tss_common::wire::Ending;
 use tss_mpc::SessionId;
 use uuid::Uuid;
@@ -30,6 +31,23 @@ pub(crate) async fn replay(cluster: &Cluster, messages: &[(Address, Bytes)]) {
             cluster.bus.inject(*to, body.clone()).await;
         }
     }
+}
+
+/// Brings everything again to a signer that has forgotten which attempts it has seen. First what makes it
+/// begin them: so that they are under way when their old messages come, which would be late otherwise.
+pub(crate) async fn replay_to_forgetful(cluster: &Cluster, signer: u8, record: &[(Address, Bytes)]) {
+    let begun = |cluster: &Cluster| sessions_in(&cluster.audit(signer)).len() as u64;
+    let begins = |(to, body): &&(Address, Bytes)| match to {
+        Address::Requests(_) => true,
+        _ => Header::peek(body).is_ok_and(|header| header.round == 0),
+    };
+    let first: Vec<_> = record.iter().filter(begins).cloned().collect();
+    let attempts = first.iter().filter(|(to, _)| *to == Address::Requests(index(signer))).count() as u64;
+    let before = begun(cluster);
+    replay(cluster, &first).await;
+    cluster.until_at_least("the attempts have begun again", before + attempts, begun).await;
+    replay(cluster, record).await;
+    replay(cluster, &shuffled(record.to_vec())).await;
 }
 
 /// That each session of each log was begun once, and no session ended twice with a signature.
@@ -87,9 +105,7 @@ async fn signers_that_were_restarted_take_nothing_of_an_earlier_session() {
     let first = cluster.finished(1)[0].1.unwrap();
     // Signer 1 has forgotten which attempts it has seen; what it has signed is in its journal.
     cluster.restart_signer(1).await;
-    // The join of signer 2 first, so that it stands for signer 2's part in what the manager repeats.
-    replay(&cluster, &record).await;
-    replay(&cluster, &shuffled(record)).await;
+    replay_to_forgetful(&cluster, 1, &record).await;
     cluster.until_at_least("wrong session", 1, |cluster| cluster.dropped(1, "wrong_session")).await;
     cluster.until_at_least("late", 1, |cluster| cluster.dropped(2, "late")).await;
 

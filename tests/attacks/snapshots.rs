@@ -17,7 +17,7 @@ use tss_signer::{Signer, SignerOptions};
 use crate::cluster::{
     Cluster, SOON, TWO_OF_THREE, assert_signs, audit_of, from_now, index, sessions_in, until,
 };
-use crate::replays::{assert_no_session_is_used_twice, replay, shuffled};
+use crate::replays::{assert_no_session_is_used_twice, replay_to_forgetful};
 use crate::tampering_bus::TamperingBus;
 
 fn copy(from: &Path, to: &Path) {
@@ -47,8 +47,7 @@ async fn a_signer_restored_from_an_old_snapshot_repeats_no_session_and_works_on(
     cluster.start_signer(1).await;
 
     // The signer knows nothing of two of these sessions, and each of their messages is properly signed.
-    replay(&cluster, &record).await;
-    replay(&cluster, &shuffled(record)).await;
+    replay_to_forgetful(&cluster, 1, &record).await;
     cluster.until_at_least("wrong session", 2, |cluster| cluster.dropped(1, "wrong_session")).await;
     cluster.signs(&[1, 2]).await;
     cluster.signs(&[1, 3]).await;
