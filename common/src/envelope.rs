@@ -287,8 +287,14 @@ fn parse(bytes: &[u8]) -> Result<(Header, Signature, &[u8]), Unreadable> {
     }
     match bytes.split_first() {
         Some((&VERSION, rest)) => {
-            let ((header, r, s), payload): (Front, _) =
+            let (front, payload): (Front, _) =
                 postcard::take_from_bytes(rest).map_err(|_| Unreadable::Malformed)?;
+            // A number can be written longer than needed, which would give an envelope a second form.
+            let written = postcard::to_allocvec(&front).map_err(|_| Unreadable::Malformed)?;
+            if !rest.starts_with(&written) || written.len() + payload.len() != rest.len() {
+                return Err(Unreadable::Malformed);
+            }
+            let (header, r, s) = front;
             Ok((header, Signature::from([r, s]), payload))
         }
         Some(_) => Err(Unreadable::Version),
@@ -370,6 +376,18 @@ mod tests {
                 assert!(ends[1].read(&bytes.slice(..length)).is_err(), "{length} bytes of {to:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_envelope_has_no_second_form() {
+        let ends = three();
+        let bytes = ends[0].write(header(Some(2)), b"body").unwrap();
+        // The attempt, 3, stands behind the version and the request, and can be written in two bytes.
+        let attempt = 1 + 1 + 16;
+        assert_eq!(bytes[attempt], 3);
+        let longer: Bytes = [&bytes[..attempt], &[0x83, 0], &bytes[attempt + 1..]].concat().into();
+        assert_eq!(Header::peek(&longer).unwrap_err(), Unreadable::Malformed);
+        assert_eq!(ends[1].read(&longer).unwrap_err(), Unreadable::Malformed);
     }
 
     #[test]

@@ -76,9 +76,7 @@ async fn accept(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let body = parse(headers, body)?;
-    let idempotency_key = idempotency_key(headers)?;
-    let request = build(body, idempotency_key, &shared.config, Timestamp::now())?;
+    let request = read(headers, &body.map_err(unreadable)?, &shared.config, Timestamp::now())?;
     let key = &request.intent.key;
     if *key != shared.config.key && shared.keys.get(key).is_none() {
         return Err(Problem::new(Kind::InvalidRequest, format!("`key`: the cluster has no key `{key}`")));
@@ -100,13 +98,25 @@ async fn accept(
     Ok((status, location, Json(Accepted { request_id: id, status: state })).into_response())
 }
 
-fn parse(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<SignBody, Problem> {
-    let body = body.map_err(|rejection| match rejection.status() {
+fn unreadable(rejection: BytesRejection) -> Problem {
+    match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(Kind::BodyTooLarge, format!("expected at most {MAX_BODY} bytes"))
         }
         _ => Problem::new(Kind::MalformedJson, "the body could not be read"),
-    })?;
+    }
+}
+
+/// The request that headers and body ask for at this time. Looks at nothing else.
+///
+/// # Errors
+/// [`Problem`] saying what is wrong and what was expected.
+pub fn read(headers: &HeaderMap, body: &[u8], config: &Config, now: Timestamp) -> Result<Request, Problem> {
+    let body = parse(headers, body)?;
+    build(body, idempotency_key(headers)?, config, now)
+}
+
+fn parse(headers: &HeaderMap, body: &[u8]) -> Result<SignBody, Problem> {
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -120,7 +130,7 @@ fn parse(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Sig
             "expected a JSON object, as in {\"message\":\"hello\"}",
         ));
     }
-    let mut json = serde_json::Deserializer::from_slice(&body);
+    let mut json = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (field, error) = (error.path().to_string(), error.into_inner());
         match (error.is_data(), field.as_str()) {
@@ -204,7 +214,7 @@ mod tests {
 
     fn request(body: serde_json::Value) -> Result<Request, String> {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json".parse().unwrap())]);
-        let body = parse(&headers, Ok(body.to_string().into())).map_err(|problem| format!("{problem:?}"))?;
+        let body = parse(&headers, body.to_string().as_bytes()).map_err(|problem| format!("{problem:?}"))?;
         build(body, Some("k".into()), &Config::default(), Timestamp::UNIX_EPOCH)
             .map_err(|problem| format!("{problem:?}"))
     }
