@@ -120,7 +120,7 @@ fn assert_all_have_one_key(results: &[Result]) {
 }
 
 fn reason(result: &Result) -> String {
-    format!("{:#}", result.as_ref().err().expect("it failed"))
+    format!("{:#}", result.as_ref().expect_err("it fails"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

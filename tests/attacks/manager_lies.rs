@@ -14,6 +14,9 @@ use crate::cluster::{Cluster, TWO_OF_THREE, from_now, indices};
 const SHOWN: &[u8] = b"pay 1 to alice";
 const MEANT: &[u8] = b"pay 1000000 to mallory";
 
+/// What signer 2 is told otherwise.
+type Edit = Box<dyn Fn(&mut Attempt)>;
+
 /// That both signers of an attempt refuse it for this reason, write that down, and sign nothing.
 async fn assert_refused(cluster: &Cluster, attempt: &Attempt, part: &str) {
     let before = [1, 2].map(|signer| cluster.sessions(signer, "refused"));
@@ -146,7 +149,7 @@ async fn signers_who_are_told_different_things_of_one_attempt_never_come_to_a_se
     let cluster = Cluster::start(&TWO_OF_THREE).await;
     let shown = cluster.attempt(&[1, 2], SHOWN);
     let later = from_now(600);
-    let edits: [(&str, Box<dyn Fn(&mut Attempt)>); 5] = [
+    let edits: [(&str, Edit); 5] = [
         ("path", Box::new(|attempt| attempt.intent.path = "0/1/3".parse().unwrap())),
         (
             "message",

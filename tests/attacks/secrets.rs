@@ -37,13 +37,21 @@ fn base64(bytes: &[u8]) -> String {
     text.as_str().unwrap().to_owned()
 }
 
-/// How bytes may look in a log: as they are, in hex, in base64, as a list of numbers.
+/// How bytes may look in a log: as they are, in hex, in base64, as a list of numbers; and as such a list of
+/// the digits that stand for them in a message.
 fn forms(bytes: &[u8]) -> Vec<String> {
     let start = &bytes[..bytes.len().min(24)];
-    let numbers = |between: &str| start.iter().map(u8::to_string).collect::<Vec<_>>().join(between);
-    let mut forms = vec![hex::encode(start), hex::encode_upper(start), numbers(", "), numbers(",")];
+    let numbers =
+        |bytes: &[u8], between: &str| bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(between);
+    let mut forms = vec![hex::encode(start), hex::encode_upper(start)];
     // Without its end, which depends on what comes after.
     forms.push(base64(start)[..start.len() / 3 * 4].to_owned());
+    for between in [", ", ","] {
+        let in_digits: Vec<String> =
+            forms[..3].iter().map(|digits| numbers(digits.as_bytes(), between)).collect();
+        forms.extend(in_digits);
+        forms.push(numbers(start, between));
+    }
     forms.push(start.escape_ascii().to_string());
     forms.extend(std::str::from_utf8(start).ok().map(str::to_owned));
     forms
