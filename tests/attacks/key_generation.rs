@@ -25,7 +25,7 @@ use crate::tampering_bus::{Passed, TamperingBus};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long one gets that does not. Test programs share two cores.
-const SHORT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_secs(40);
 
 /// Who is rogue here.
 const ROGUE: u8 = 3;
