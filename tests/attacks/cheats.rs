@@ -192,7 +192,7 @@ async fn an_echo_of_the_signatures_parts_that_is_another_for_each_is_its_senders
 
 /// An attempt that ends soon: whoever is not told why a session ended waits for its end.
 fn brief(cluster: &Cluster, signers: &[u8]) -> Attempt {
-    Attempt { expires: from_now(4), ..cluster.attempt(signers, Uuid::new_v4().as_bytes()) }
+    Attempt { expires: from_now(5), ..cluster.attempt(signers, Uuid::new_v4().as_bytes()) }
 }
 
 /// The attempts that a manager has made so far.
