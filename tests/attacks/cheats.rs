@@ -3,9 +3,11 @@
 //! has seen it cheat never signs with it again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tss_common::audit::Event;
 use tss_common::bus::Address;
+use tss_common::envelope::Header;
 use tss_common::wire::{self, Attempt, Ending, Outcome};
 use tss_mpc::{Abort, Blame};
 use uuid::Uuid;
@@ -190,9 +192,43 @@ async fn an_echo_of_the_signatures_parts_that_is_another_for_each_is_its_senders
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signer_that_babbles_before_it_joins_crowds_out_nobody_else() {
+    let cluster = Cluster::start(&THREE_OF_FOUR).await;
+    let rogue = cluster.endpoint(ROGUE);
+    // Signer 2 has all joins, and speaks, while signer 1 still waits for the rogue's and hears it babble.
+    cluster.bus.tamper(move |message| {
+        let header = Header::peek(&message.body).ok();
+        match header {
+            Some(header)
+                if message.to == Address::Rounds(index(1))
+                    && (header.from, header.round) == (index(ROGUE), 0) =>
+            {
+                let babble = |round| {
+                    let header = Header { round, to: Some(index(1)), ..header.clone() };
+                    Passed::now(message.to, rogue.write(header, b"babble").unwrap())
+                };
+                let late = Passed { after: Duration::from_millis(500), ..message.clone() };
+                (1..=10).map(babble).chain([late]).collect()
+            }
+            _ => vec![message],
+        }
+    });
+    let attempt = brief(&cluster, &[1, 2, ROGUE]);
+    cluster.ask(&attempt).await;
+    // What signer 2 said was kept: nothing of it is missing.
+    let abort = cluster.abort(&attempt, 1).await;
+    assert_eq!(abort.blame, Blame::Timeout { missing: indices(&[ROGUE]) }, "{abort}");
+    assert!(cluster.dropped(1, "overflow") >= 8);
+    cluster.bus.behave();
+    cluster.signs(&[1, 2, 4]).await;
+    cluster.assert_nobody_is_blamed();
+    cluster.stop().await;
+}
+
 /// An attempt that ends soon: whoever is not told why a session ended waits for its end.
 fn brief(cluster: &Cluster, signers: &[u8]) -> Attempt {
-    Attempt { expires: from_now(4), ..cluster.attempt(signers, Uuid::new_v4().as_bytes()) }
+    Attempt { expires: from_now(8), ..cluster.attempt(signers, Uuid::new_v4().as_bytes()) }
 }
 
 /// The attempts that a manager has made so far.

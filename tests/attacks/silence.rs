@@ -76,7 +76,7 @@ async fn another_quorum_signs_when_one_of_three_falls_silent_in_any_round() {
 async fn the_silent_one_is_named_and_nobody_else() {
     for round in 1..=4 {
         let cluster = Cluster::with_rogue(&THREE_OF_FOUR, SILENT, RogueEngine::silent_from(round)).await;
-        let attempt = Attempt { expires: from_now(2), ..cluster.attempt(&[1, 2, SILENT], b"silence") };
+        let attempt = Attempt { expires: from_now(6), ..cluster.attempt(&[1, 2, SILENT], b"silence") };
         cluster.ask(&attempt).await;
         for signer in [1, 2] {
             let abort = cluster.abort(&attempt, signer).await;
