@@ -215,7 +215,15 @@ async fn a_signer_that_babbles_before_it_joins_crowds_out_nobody_else() {
         }
     });
     let attempt = brief(&cluster, &[1, 2, ROGUE]);
-    cluster.ask(&attempt).await;
+    // Signer 1 is the first to hear of the attempt: earlier, all of it would be dropped as late.
+    cluster.tell(1, &attempt).await;
+    until("signer 1 has joined", || {
+        let record = cluster.bus.record();
+        record.iter().find(|(to, _)| *to == Address::Rounds(index(2))).map(|_| ())
+    })
+    .await;
+    cluster.tell(2, &attempt).await;
+    cluster.tell(ROGUE, &attempt).await;
     // What signer 2 said was kept: nothing of it is missing.
     let abort = cluster.abort(&attempt, 1).await;
     assert_eq!(abort.blame, Blame::Timeout { missing: indices(&[ROGUE]) }, "{abort}");

@@ -22,7 +22,7 @@ use crate::rogue_engine::RogueEngine;
 use crate::tampering_bus::{Passed, TamperingBus};
 
 /// How long a key generation may take that comes to its end. Test programs share two cores.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Who is rogue here.
 const ROGUE: u8 = 3;
