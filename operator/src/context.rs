@@ -1,0 +1,44 @@
+//! What every controller has.
+
+use std::sync::Arc;
+
+use kube::Client;
+use kube::runtime::events::Recorder;
+
+use crate::metrics::Metrics;
+
+/// The name under which the operator applies objects, and its Events say that they come from it.
+pub const FIELD_MANAGER: &str = "tss-network-operator";
+
+/// What every controller has.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Where Events go.
+    pub events: Recorder,
+    /// What the operator counts.
+    pub metrics: Metrics,
+    /// What the operator was told at its start.
+    pub options: Arc<Options>,
+}
+
+/// What the operator is told at its start.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The image of managers whose TssCluster names none.
+    #[arg(long, env = "MANAGER_IMAGE")]
+    pub manager_image: String,
+    /// The image of signers whose TssCluster names none.
+    #[arg(long, env = "SIGNER_IMAGE")]
+    pub signer_image: String,
+    /// The operator's own image, which stores shares at the end of key generation.
+    #[arg(long, env = "OPERATOR_IMAGE")]
+    pub operator_image: String,
+    /// The namespace whose objects are looked after; all when absent.
+    #[arg(long, env = "WATCH_NAMESPACE")]
+    pub watch_namespace: Option<String>,
+    /// The namespace that the operator runs in: managers let its Pods in.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "tss-network")]
+    pub namespace: String,
+}

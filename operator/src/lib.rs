@@ -1,0 +1,17 @@
+//! The Kubernetes operator of the TSS network.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`crd`] | the custom resources |
+//! | [`cluster`] | the controller of `TssCluster` |
+//! | [`signing_request`] | the controller of `SigningRequest` |
+//! | [`context`] | what both controllers have |
+//! | [`condition`] | conditions of a status |
+//! | [`metrics`] | what the operator counts |
+
+pub mod cluster;
+pub mod condition;
+pub mod context;
+pub mod crd;
+pub mod metrics;
+pub mod signing_request;

@@ -1,0 +1,3 @@
+//! `operator`: reconciles `TssCluster` and `SigningRequest`.
+
+fn main() {}
