@@ -12,4 +12,9 @@ impl Metrics {
         let _ = registry;
         Self {}
     }
+
+    /// A controller has looked at an object.
+    pub fn reconciled(&self, controller: &'static str, outcome: &'static str, elapsed: std::time::Duration) {
+        let _ = (controller, outcome, elapsed);
+    }
 }
