@@ -466,3 +466,340 @@ fn agreed(cluster: &Cluster, reports: &BTreeMap<u8, &str>) -> Result<ShareReport
     }
     agreed.ok_or_else(|| "there are no reports".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::batch::v1::Job;
+    use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+    use serde_json::{Value, json};
+    use tss_common::identity::Identity;
+
+    use super::*;
+    use crate::cluster::dereference::{Live, observe};
+    use crate::cluster::fixtures::{CLUSTER, cluster, live, object};
+    use crate::crd::{TssCluster, TssClusterStatus};
+
+    const KEY: &str = "0227a67181ec034fe8a9a7831e7c2d7d412b81fb87e3d7971ad68f9c754f8c13e6";
+    const OTHER: &str = "03c9e1b3d0a64a1d2f7a6d58d4b5cf9d31ac5fe4dbb6b0d5c5cbb2b6a3a3e5a1f0";
+
+    /// A network of which the test says what is there.
+    struct There {
+        object: TssCluster,
+        live: Vec<Live>,
+        pods: Vec<Pod>,
+    }
+
+    impl There {
+        fn new() -> Self {
+            Self { object: object(CLUSTER), live: Vec::new(), pods: Vec::new() }
+        }
+
+        fn next(&self) -> Step {
+            self.at(Timestamp::UNIX_EPOCH)
+        }
+
+        fn at(&self, now: Timestamp) -> Step {
+            let observed = observe(self.object.clone(), self.live.clone(), &self.pods);
+            next(&cluster(), &observed, now)
+        }
+
+        fn with_progress(mut self, progress: KeyGeneration) -> Self {
+            self.object.status =
+                Some(TssClusterStatus { key_generation: Some(progress), ..TssClusterStatus::default() });
+            self
+        }
+
+        fn with_map(mut self, map: &ConfigMap) -> Self {
+            self.live.push(Live { owned: false, ..live(map) });
+            self
+        }
+
+        fn with_roster(self) -> Self {
+            let map =
+                crate::cluster::record::kept(&cluster(), "demo-roster".into(), "roster.toml", "x".into());
+            self.with_map(&map)
+        }
+
+        /// A Job that ended well and its Pod's report, or badly and its last words, or runs.
+        fn with_job(mut self, plan: &JobPlan, ended: Option<Result<Value, &str>>) -> Self {
+            let name = plan.name("demo");
+            let uid = format!("uid-of-{name}");
+            let condition = match &ended {
+                None => json!([]),
+                Some(Ok(_)) => json!([{"type": "Complete", "status": "True"}]),
+                Some(Err(_)) => {
+                    json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}])
+                }
+            };
+            let job: Job = serde_json::from_value(
+                json!({"metadata": {"name": name, "uid": uid}, "status": {"conditions": condition}}),
+            )
+            .unwrap();
+            let terminated = match &ended {
+                None => json!({}),
+                Some(Ok(report)) => json!({"terminated": {"exitCode": 0, "message": report.to_string()}}),
+                Some(Err(said)) => json!({"terminated": {"exitCode": 1, "message": said}}),
+            };
+            let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}]);
+            self.pods.push(
+                serde_json::from_value(json!({
+                    "metadata": {"name": format!("{name}-x"), "ownerReferences": owner},
+                    "spec": {"containers": [{"name": "store"}]},
+                    "status": {"containerStatuses": [{"name": "store", "state": terminated, "ready": false,
+                        "restartCount": 0, "image": "", "imageID": ""}]},
+                }))
+                .unwrap(),
+            );
+            self.live.push(live(&job));
+            self
+        }
+
+        fn with_jobs(self, task: Task, report: impl Fn(u8) -> Value) -> Self {
+            plans(task).iter().fold(self, |there, plan| there.with_job(plan, Some(Ok(report(plan.index)))))
+        }
+    }
+
+    fn plans(task: Task) -> Vec<JobPlan> {
+        plans_of(task, 1)
+    }
+
+    fn plans_of(task: Task, attempt: i32) -> Vec<JobPlan> {
+        let public_key = (task == Task::Keep).then(|| KEY.to_owned());
+        let attempt = format!("6f1b5-{attempt}");
+        (1..=3)
+            .map(|index| JobPlan { task, index, attempt: attempt.clone(), public_key: public_key.clone() })
+            .collect()
+    }
+
+    fn share(index: u8, key: &str) -> Value {
+        json!({"index": index, "threshold": 2, "signers": 3, "cluster": "wallets-demo", "key": "default", "epoch": 1,
+            "public_key": key, "commitment": "00".repeat(32), "path": "0/1/2", "derived_public_key": KEY,
+            "ethereum_address": "0xe5EebeB057a589fc161DDB718ed51ab8B4F20050", "bitcoin_address": "bc1q"})
+    }
+
+    fn identity(index: u8) -> Value {
+        let public = Identity::generate().public();
+        json!({"index": index, "verifying_key": public.verifying_key.to_string(), "sealing_key": public.sealing_key.to_string()})
+    }
+
+    fn decided() -> KeyGeneration {
+        KeyGeneration { attempt: 1, decided: Some(KEY.into()), ..KeyGeneration::default() }
+    }
+
+    fn failure(step: &Step) -> (i32, String) {
+        match &step.write {
+            Some(Write::Progress(KeyGeneration {
+                attempt, last_failure: Some(why), decided: None, ..
+            })) => {
+                assert!(step.jobs.is_empty(), "the Jobs of a try that failed go");
+                (*attempt, why.clone())
+            }
+            other => panic!("expected a failure, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn first_every_signer_makes_its_identity_and_all_make_the_roster() {
+        let step = There::new().next();
+        assert_eq!((step.jobs, step.write), (plans(Task::Identity), None));
+        let two = plans(Task::Identity)[..2]
+            .iter()
+            .fold(There::new(), |there, plan| there.with_job(plan, Some(Ok(identity(plan.index)))));
+        let step = two.next();
+        assert_eq!(step.write, None);
+        assert!(step.verdict.message.contains("2 of 3"), "{}", step.verdict.message);
+        let Some(Write::Roster(roster)) = There::new().with_jobs(Task::Identity, identity).next().write
+        else {
+            panic!("expected a roster")
+        };
+        Roster::from_toml(&roster, 3).unwrap();
+    }
+
+    #[test]
+    fn an_identity_that_another_signer_has_is_refused() {
+        let same = identity(1);
+        let there = There::new().with_jobs(Task::Identity, |index| {
+            let mut report = same.clone();
+            report["index"] = json!(index);
+            report
+        });
+        assert!(failure(&there.next()).1.contains("have a key in common"));
+        let there = There::new().with_jobs(Task::Identity, |_| identity(1));
+        assert!(failure(&there.next()).1.contains("the Job of signer 2 reported the identity of signer 1"));
+    }
+
+    #[test]
+    fn a_key_that_all_agree_on_is_decided_before_any_share_is_kept() {
+        let step = There::new().with_roster().next();
+        assert_eq!((step.jobs, step.write), (plans(Task::Generate), None));
+        let step = There::new().with_roster().with_jobs(Task::Generate, |index| share(index, KEY)).next();
+        assert_eq!(step.write, Some(Write::Progress(decided())));
+    }
+
+    #[test]
+    fn a_share_of_another_key_network_or_signer_ends_the_try() {
+        for (field, value, part) in [
+            ("public_key", json!(OTHER), "signers 1 and 2 hold shares of different keys"),
+            ("commitment", json!("ff"), "different keys"),
+            ("epoch", json!(2), "at epoch 2"),
+            ("cluster", json!("other"), "of the network other"),
+            ("threshold", json!(3), "3-of-3 key"),
+            ("index", json!(1), "the Job of signer 2 reported a share of signer 1"),
+        ] {
+            let there = There::new().with_roster().with_jobs(Task::Generate, |index| {
+                let mut report = share(index, KEY);
+                if index == 2 {
+                    report[field] = value.clone();
+                }
+                report
+            });
+            let (attempt, why) = failure(&there.next());
+            assert_eq!(attempt, 2);
+            assert!(why.contains(part), "`{part}` is missing in: {why}");
+        }
+    }
+
+    #[test]
+    fn one_signer_that_fails_ends_the_try_for_all_and_the_next_waits() {
+        let mut there = There::new().with_roster();
+        for plan in plans(Task::Generate) {
+            let ended = if plan.index == 2 {
+                Err("log line\nerror: no answer from signer 3\n")
+            } else {
+                Ok(share(plan.index, KEY))
+            };
+            there = there.with_job(&plan, Some(ended));
+        }
+        let step = there.next();
+        assert_eq!(failure(&step).1, "generate of signer 2: error: no answer from signer 3");
+        let Some(Write::Progress(progress)) = step.write else { unreachable!() };
+        let there = There::new().with_roster().with_progress(progress);
+        let step = there.next();
+        assert_eq!((step.jobs.len(), step.wait), (0, Some(Duration::from_secs(5))));
+        assert!(step.verdict.message.contains("no answer from signer 3"), "{}", step.verdict.message);
+        let later = there.at(Timestamp::from_second(5).unwrap());
+        assert_eq!(later.jobs, plans_of(Task::Generate, 2));
+    }
+
+    #[test]
+    fn pauses_between_tries_grow_to_a_bound() {
+        let pause = |failures| {
+            let progress = KeyGeneration { attempt: failures + 1, failures, ..KeyGeneration::default() };
+            let there = There::new().with_roster().with_progress(progress);
+            let there = there.with_job(&plans_of(Task::Generate, failures + 1)[0], Some(Err("x")));
+            let Some(Write::Progress(KeyGeneration { not_before: Some(time), .. })) = there.next().write
+            else {
+                panic!("expected a failure")
+            };
+            time.0.as_second()
+        };
+        assert_eq!([0, 1, 2, 10, 1000].map(pause), [5, 10, 20, 300, 300]);
+    }
+
+    #[test]
+    fn a_job_that_vanished_is_made_again_only_when_no_other_has_finished() {
+        let there = |ended: fn(u8) -> Option<Result<Value, &'static str>>| {
+            plans(Task::Generate)[..2]
+                .iter()
+                .fold(There::new().with_roster(), |there, plan| there.with_job(plan, ended(plan.index)))
+        };
+        let step = there(|_| None).next();
+        assert_eq!((step.jobs, step.write), (plans(Task::Generate), None));
+        let step = there(|index| Some(Ok(share(index, KEY)))).next();
+        assert!(failure(&step).1.contains("the Job of signer 3 is gone"));
+    }
+
+    #[test]
+    fn shares_are_kept_while_what_made_them_is_there_and_then_the_key_is_on_record() {
+        let made = || {
+            There::new()
+                .with_roster()
+                .with_jobs(Task::Generate, |index| share(index, KEY))
+                .with_progress(decided())
+        };
+        let step = made().next();
+        assert_eq!(step.jobs, [plans(Task::Generate), plans(Task::Keep)].concat());
+        assert_eq!(step.write, None);
+        let kept = made().with_jobs(Task::Keep, |index| share(index, KEY));
+        let Some(Write::Record(record)) = kept.next().write else { panic!("expected a record") };
+        assert_eq!((record.public_key.as_str(), record.epoch), (KEY, 1));
+        assert_eq!(record.shares[2].share, "demo-signer-3-e1-27a67181ec");
+        assert_eq!(record.shares[2].identity, "demo-signer-3-identity");
+        // What was kept must be what was decided.
+        let other = made().with_jobs(Task::Keep, |index| share(index, OTHER));
+        assert!(failure(&other.next()).1.contains(OTHER));
+    }
+
+    #[test]
+    fn a_decided_key_whose_share_is_lost_before_it_is_kept_is_given_up() {
+        let mut there = There::new().with_roster().with_progress(decided());
+        for plan in &plans(Task::Generate)[1..] {
+            there = there.with_job(plan, Some(Ok(share(plan.index, KEY))));
+        }
+        let (attempt, why) = failure(&there.next());
+        assert_eq!(attempt, 2);
+        assert!(why.contains("the share of signer 1 is gone"), "{why}");
+        // Not when it has been kept: then nothing is lost.
+        let there = there.with_job(&plans(Task::Keep)[0], Some(Ok(share(1, KEY))));
+        assert_eq!(there.next().write, None);
+    }
+
+    fn record() -> KeyRecord {
+        let report: ShareReport = serde_json::from_value(share(1, KEY)).unwrap();
+        KeyRecord::new(&cluster(), &report)
+    }
+
+    #[test]
+    fn a_key_on_record_is_used_and_no_job_is_made() {
+        let map = record().to_config_map(&cluster()).unwrap();
+        let step = There::new().with_roster().with_map(&map).next();
+        assert_eq!((step.key, step.jobs, step.write), (Some(record()), Vec::new(), None));
+        assert_eq!(step.verdict.holds, Some(true));
+    }
+
+    #[test]
+    fn a_record_that_was_deleted_is_written_again_and_never_another_key_made() {
+        let mut there = There::new().with_roster();
+        let record = record();
+        there.object.status = Some(TssClusterStatus {
+            public_key: Some(record.public_key.clone()),
+            commitment: Some(record.commitment.clone()),
+            addresses: Some(record.addresses.clone()),
+            epoch: Some(1),
+            ..TssClusterStatus::default()
+        });
+        let step = there.next();
+        assert_eq!(step.write, Some(Write::Record(Box::new(record))));
+        assert!(step.frozen && step.jobs.is_empty());
+    }
+
+    #[test]
+    fn a_roster_that_was_deleted_is_told_again_by_the_identities_while_the_signers_run() {
+        let map = record().to_config_map(&cluster()).unwrap();
+        let there = There::new().with_map(&map);
+        let step = there.next();
+        assert_eq!(step.key, Some(record()));
+        assert_eq!(step.jobs.iter().map(|plan| plan.task).collect::<Vec<_>>(), [Task::Identity; 3]);
+        assert_eq!(step.write, None);
+    }
+
+    #[test]
+    fn nothing_is_touched_when_the_record_is_of_another_key_or_cannot_be_read() {
+        for (field, value, part) in [
+            ("threshold", json!(3), "threshold 3; the TssCluster has 2"),
+            ("networkName", json!("x"), "networkName x"),
+            ("version", json!(2), "version 2, expected 1"),
+            ("shares", json!([]), "0 shares of 3 signers"),
+            ("surplus", json!(1), "surplus"),
+        ] {
+            let mut map = record().to_config_map(&cluster()).unwrap();
+            let text = map.data.as_mut().unwrap().get_mut("key.json").unwrap();
+            let mut json: Value = serde_json::from_str(text).unwrap();
+            json[field] = value;
+            *text = json.to_string();
+            let step = There::new().with_roster().with_map(&map).next();
+            assert!(step.frozen && step.write.is_none() && step.key.is_none(), "{field}");
+            assert!(step.verdict.message.contains(part), "`{part}` is missing in: {}", step.verdict.message);
+        }
+    }
+}

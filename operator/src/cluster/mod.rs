@@ -36,6 +36,8 @@ use validate::Cluster;
 pub mod apply;
 pub mod build;
 pub mod dereference;
+#[cfg(test)]
+mod fixtures;
 pub mod keygen;
 pub mod names;
 pub mod record;
