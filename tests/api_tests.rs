@@ -449,13 +449,21 @@ async fn a_manager_with_too_much_to_do_refuses_and_stores_nothing_of_it() {
     let api = &unsigned.api;
     let mut accepted = BTreeSet::new();
     for number in 0..5 {
-        accepted.insert(api.accepted(&json!({"message": format!("{number}")})).await);
+        let answer = api.sign_once(&format!("{number}"), &json!({"message": format!("{number}")})).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        accepted.insert(answer.id());
     }
     for number in 0..10 {
         let answer = api.sign_once(&format!("refused {number}"), &json!({"message": "refused"})).await;
         answer.assert_problem(503, "overloaded", &["5 requests are waiting"]);
         assert_eq!(answer.header("retry-after"), "1");
     }
+    // Who asks again for what was accepted takes no more room.
+    let again = api.sign_once("3", &json!({"message": "3"})).await;
+    assert_eq!(again.status, 200, "{again:?}");
+    assert!(accepted.contains(&again.id()));
+    let other = api.sign_once("3", &json!({"message": "4"})).await;
+    other.assert_problem(422, "idempotency-conflict", &[&again.id().to_string()]);
     assert_eq!(api.metric("tss_requests_rejected_total{problem=\"overloaded\"}").await, 10.0);
     assert_eq!(api.metric("tss_requests_accepted_total").await, 5.0);
 
@@ -529,6 +537,38 @@ async fn an_idempotency_key_stands_for_one_request() {
     assert_eq!(api.metric("tss_requests_accepted_total").await, 3.0);
     assert_eq!(api.metric("tss_attempts_total{ending=\"signed\"}").await, 3.0);
     signing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_again_after_the_time_has_passed_is_told_of_the_request() {
+    let unsigned = Unsigned::start(|_| {}).await;
+    let api = &unsigned.api;
+    let time = Timestamp::now() + SignedDuration::from_secs(2);
+    let body = json!({"message": "in time", "not_after": time.to_string()});
+    let first = api.sign_once("order 1", &body).await;
+    assert_eq!(first.status, 201, "{first:?}");
+    while Timestamp::now() <= time {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Approvals are no part of what is asked for.
+    let approver = tss_common::ed25519::SigningKey::generate().verifying_key().to_string();
+    let mut approved = body.clone();
+    approved["approvals"] = json!([{"approver": approver, "signature": "00".repeat(64)}]);
+    for same in [&body, &approved] {
+        let again = api.sign_once("order 1", same).await;
+        assert_eq!((again.status, again.id()), (200, first.id()), "{again:?}");
+    }
+    for other in [
+        json!({"message": "too late", "not_after": time.to_string()}),
+        json!({"message": "in time"}),
+        json!({"message": "in time", "key": "unknown"}),
+    ] {
+        let answer = api.sign_once("order 1", &other).await;
+        answer.assert_problem(422, "idempotency-conflict", &[&first.id().to_string()]);
+    }
+    let answer = api.sign_once("order 2", &body).await;
+    answer.assert_problem(422, "invalid-request", &["`not_after`", "has passed"]);
+    unsigned.manager.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

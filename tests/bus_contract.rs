@@ -462,6 +462,15 @@ async fn wait_until(bus: &dyn Bus, mut is: impl FnMut(&BusState) -> bool) {
     timeout(SOON, state.wait_for(|state| is(state))).await.expect("a state in time").expect("a bus");
 }
 
+async fn wait_until_listening(bus: &dyn Bus, listening: bool) {
+    let waiting = async {
+        while bus.is_listening() != listening {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, waiting).await.expect("the subscriptions start or end");
+}
+
 fn is_up(state: &BusState) -> bool {
     *state == BusState::Up
 }
@@ -628,6 +637,7 @@ mod rabbitmq_only {
             // This says nothing to the broker any more.
             held.ack();
 
+            wait_until_listening(&*bus, false).await;
             proxy.restore().await;
             wait_until(&*bus, is_up).await;
             let again = next(&mut requests).await;
@@ -649,7 +659,11 @@ mod rabbitmq_only {
                 }
             };
             timeout(SOON, heard).await.expect("presence is heard again");
+            assert!(bus.is_listening());
+            drop(presence);
             assert_silent(&mut requests).await;
+            // Who has left need not start again.
+            assert!(bus.is_listening());
             bus.close().await;
         })
         .await;
@@ -719,8 +733,10 @@ mod rabbitmq_only {
             assert!(is_down(&bus.state().borrow()));
             let refused = bus.publish(Address::Results, "early".into()).await;
             assert!(matches!(refused, Err(BusError::Down(_))), "{refused:?}");
+            assert!(!bus.is_listening());
             proxy.restore().await;
             wait_until(&*bus, is_up).await;
+            wait_until_listening(&*bus, true).await;
             publish(&*bus, Address::Results, "found").await;
             let delivery = next(&mut subscription).await;
             assert_eq!(delivery.body, "found");

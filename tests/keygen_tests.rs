@@ -5,6 +5,7 @@
 use std::process::Output;
 
 use serde_json::json;
+use tss_signer::report::ShareReport;
 
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "support/installation.rs"]
@@ -28,27 +29,24 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs `signer keygen` for these signers at the same time.
-fn keygen(installation: &Installation, signers: &[&str], timeout: &str) -> Vec<Output> {
+/// Runs `signer keygen` for these signers at the same time, each with these arguments besides.
+fn keygen(installation: &Installation, signers: &[(&str, &[&str])], timeout: &str) -> Vec<Output> {
     std::thread::scope(|scope| {
-        let run = |&index: &&'static str| {
-            let arguments = ["keygen", "--index", index, "--timeout", timeout];
-            scope.spawn(move || installation.run("signer", &arguments))
-        };
-        let signers: Vec<&'static str> = signers.iter().map(|index| index_of(index)).collect();
-        let running: Vec<_> = signers.iter().map(run).collect();
+        let mut running = Vec::new();
+        for (index, besides) in signers {
+            let arguments = [&["keygen", "--index", index, "--timeout", timeout], *besides].concat();
+            running.push(scope.spawn(move || installation.run("signer", &arguments)));
+        }
         running.into_iter().map(|running| running.join().unwrap()).collect()
     })
-}
-
-fn index_of(index: &str) -> &'static str {
-    ["1", "2", "3"].into_iter().find(|known| *known == index).unwrap()
 }
 
 #[tokio::test]
 async fn a_key_that_three_processes_made_signs_and_no_process_saw_two_shares() {
     let installation = with_roster();
-    let made = keygen(&installation, &["1", "2", "3"], "120");
+    let reports = ["1.json", "2.json", "3.json"];
+    let told = reports.map(|report| ["--report", report, "--attempt", "first"]);
+    let made = keygen(&installation, &[("1", &told[0]), ("2", &told[1]), ("3", &told[2])], "120");
     let keys: Vec<String> = made
         .iter()
         .map(|output| {
@@ -57,6 +55,17 @@ async fn a_key_that_three_processes_made_signs_and_no_process_saw_two_shares() {
         })
         .collect();
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    let report = |report| -> ShareReport {
+        serde_json::from_slice(&std::fs::read(installation.folder().join(report)).unwrap()).unwrap()
+    };
+    let reports = reports.map(report);
+    for (told, index) in reports.iter().zip(["1", "2", "3"]) {
+        assert_eq!((told.index.to_string().as_str(), told.public_key.to_string()), (index, keys[0].clone()));
+        assert_eq!(told.commitment, reports[0].commitment);
+        let inspected = installation.run("signer", &["inspect", "--index", index]);
+        assert!(inspected.status.success(), "{}", said(&inspected));
+        assert_eq!(serde_json::from_slice::<ShareReport>(&inspected.stdout).unwrap(), *told);
+    }
 
     let manager = installation.start("manager", &[]);
     let signers = ["1", "2", "3"].map(|index| installation.start("signer", &["--index", index]));
@@ -78,18 +87,21 @@ async fn a_key_that_three_processes_made_signs_and_no_process_saw_two_shares() {
 #[tokio::test]
 async fn key_generation_that_cannot_finish_says_whom_it_waits_for_and_leaves_no_share() {
     let installation = with_roster();
-    for output in keygen(&installation, &["1", "2"], "8") {
+    // Signer 3 is there, but at another try.
+    let tries: [&[&str]; 2] = [&["--attempt", "2"], &["--attempt", "1"]];
+    let outputs = keygen(&installation, &[("1", tries[0]), ("2", tries[0]), ("3", tries[1])], "8");
+    for (output, missing) in outputs.iter().zip(["signer 3", "signer 3", "signers 1, 2"]) {
         assert!(!output.status.success());
-        let said = said(&output);
-        assert!(said.contains("timeout waiting for signer 3"), "{said}");
+        let said = said(output);
+        assert!(said.contains(&format!("timeout waiting for {missing}")), "{said}");
         // Long before the end, it says so.
-        assert!(said.contains("waiting for signers missing={3}"), "{said}");
+        assert!(said.contains("waiting for signers missing={"), "{said}");
     }
     for index in 1..=3 {
         assert!(!installation.folder().join(format!("signer{index}.store")).exists());
     }
     // With all there, it succeeds.
-    for output in keygen(&installation, &["1", "2", "3"], "120") {
+    for output in keygen(&installation, &[("1", &[]), ("2", &[]), ("3", &[])], "120") {
         assert!(output.status.success(), "{}", said(&output));
     }
     installation.clean_up().await;

@@ -186,6 +186,10 @@ async fn one_idempotency_key_names_one_request(store: SharedStore) {
     };
     assert_eq!(*existing, first);
     assert_eq!(store.get(second.id).await.unwrap(), None);
+    assert_eq!(store.find("order-1").await.unwrap(), Some(first.clone()));
+    for unknown in ["order-2", "order-", "order-1 ", ""] {
+        assert_eq!(store.find(unknown).await.unwrap(), None, "{unknown}");
+    }
 
     // As it is now, also after it has ended.
     assert!(store.finish(first.id, &completed(1, 5)).await.unwrap());
@@ -193,6 +197,7 @@ async fn one_idempotency_key_names_one_request(store: SharedStore) {
         panic!("the key was free")
     };
     assert_eq!(existing.progress.state, completed(1, 5));
+    assert_eq!(store.find("order-1").await.unwrap(), Some(*existing));
     // Other keys, and no key, are free.
     insert(&store, &named("order-2", holder)).await;
     insert(&store, &request(holder)).await;
@@ -266,6 +271,7 @@ async fn idempotency_keys_may_hold_any_text(store: SharedStore) {
         let key = &first.idempotency.as_ref().unwrap().key;
         let again = store.insert(&named(key, Uuid::new_v4())).await.unwrap();
         assert_eq!(again, Inserted::Existing(Box::new(first.clone())), "{key:?}");
+        assert_eq!(store.find(key).await.unwrap(), Some(first.clone()), "{key:?}");
     }
 }
 
@@ -505,6 +511,7 @@ async fn expiry_removes_old_ends_alone(store: SharedStore) {
         assert!(matches!(again, Inserted::Existing(existing) if existing.id == kept.id));
     }
     // The key of what is gone is free again.
+    assert_eq!(store.find("old").await.unwrap(), None);
     insert(&store, &named("old", holder)).await;
 }
 
@@ -879,9 +886,23 @@ mod mongodb_absent {
         let start = Instant::now();
         let lease = lease(Uuid::new_v4(), 20);
         let (quorum, state) = (quorum(&[1, 2]), completed(1, 5));
-        let (inserted, got, begun, finished, taken, renewed, expired, pinned, listed, pinged, prepared) = tokio::join!(
+        let (
+            inserted,
+            got,
+            found,
+            begun,
+            finished,
+            taken,
+            renewed,
+            expired,
+            pinned,
+            listed,
+            pinged,
+            prepared,
+        ) = tokio::join!(
             store.insert(&request),
             store.get(request.id),
+            store.find("order-1"),
             store.begin_attempt(request.id, lease.holder, 1, &quorum),
             store.finish(request.id, &state),
             store.take_over(at(20), &lease, 10),
@@ -897,6 +918,7 @@ mod mongodb_absent {
         for error in [
             inserted.unwrap_err(),
             got.unwrap_err(),
+            found.unwrap_err(),
             begun.unwrap_err(),
             finished.unwrap_err(),
             taken.unwrap_err(),

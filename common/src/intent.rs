@@ -151,11 +151,18 @@ impl Wish {
     /// # Errors
     /// Naming the field, what is wrong with it, and what was expected.
     pub fn read(self, config: &Config, now: Timestamp) -> Result<(Intent, Vec<u8>), String> {
+        let (intent, message) = self.intent(config)?;
+        intent.check_time(now)?;
+        Ok((intent, message))
+    }
+
+    /// As [`Wish::read`], whether or not its time has passed: what was asked for stays the same.
+    ///
+    /// # Errors
+    /// Naming the field, what is wrong with it, and what was expected.
+    pub fn intent(self, config: &Config) -> Result<(Intent, Vec<u8>), String> {
         let message = self.encoding.decode(&self.message).map_err(|error| format!("`message`: {error}"))?;
         let digest = self.hash.digest(&message).map_err(|error| format!("`message`: {error}"))?;
-        if let Some(time) = self.not_after.filter(|&time| time <= now) {
-            return Err(format!("`not_after`: {time} has passed: expected a time after {now}"));
-        }
         let intent = Intent {
             cluster: config.cluster.clone(),
             key: self.key.unwrap_or_else(|| config.key.clone()),
@@ -188,6 +195,17 @@ pub struct Intent {
 }
 
 impl Intent {
+    /// That `not_after` has not come yet.
+    ///
+    /// # Errors
+    /// Saying that it has passed, and what was expected.
+    pub fn check_time(&self, now: Timestamp) -> Result<(), String> {
+        match self.not_after.filter(|&time| time <= now) {
+            Some(time) => Err(format!("`not_after`: {time} has passed: expected a time after {now}")),
+            None => Ok(()),
+        }
+    }
+
     /// SHA-256 over a domain and the fields in order, each preceded by its length as a 64-bit
     /// big-endian number, so that no two intents have one encoding.
     pub fn hash(&self) -> [u8; 32] {

@@ -396,6 +396,22 @@ impl Coordinator {
         }
     }
 
+    /// The request under this idempotency key, whatever else this manager can do now.
+    ///
+    /// # Errors
+    /// [`SubmitError::Unavailable`] when the store does not answer.
+    pub async fn find(&self, idempotency_key: &str) -> Result<Option<Request>, SubmitError> {
+        let unavailable = SubmitError::Unavailable("the store is unreachable");
+        if !self.store_is_up() {
+            return Err(unavailable);
+        }
+        self.store.find(idempotency_key).await.map_err(|error| {
+            self.note_store_error(&error);
+            tracing::warn!(%error, "an idempotency key was not looked up");
+            unavailable
+        })
+    }
+
     /// The request of this id, as far as it is now.
     ///
     /// # Errors
@@ -922,6 +938,9 @@ mod tests {
         }
         async fn get(&self, id: Uuid) -> Result<Option<Request>, StoreError> {
             self.inner.get(id).await
+        }
+        async fn find(&self, idempotency_key: &str) -> Result<Option<Request>, StoreError> {
+            self.inner.find(idempotency_key).await
         }
         async fn begin_attempt(
             &self,

@@ -43,9 +43,11 @@ pub async fn serve(
     Ok(())
 }
 
+/// 200 when the signer can take part: it hears what managers and other signers say, and they hear it.
 async fn ready(State(shared): State<Shared>) -> Response {
     match &*shared.bus.state().borrow() {
-        BusState::Up => (StatusCode::OK, "ready\n").into_response(),
+        BusState::Up if shared.bus.is_listening() => (StatusCode::OK, "ready\n").into_response(),
+        BusState::Up => (StatusCode::SERVICE_UNAVAILABLE, "a subscription has not started\n").into_response(),
         BusState::Down(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "the message bus is unreachable\n").into_response()
         }

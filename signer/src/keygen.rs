@@ -39,6 +39,9 @@ pub struct KeygenOptions {
     pub cluster: String,
     /// The key's id.
     pub key: String,
+    /// What sets this try apart from others, if anything does: signers of different tries never meet in
+    /// one session.
+    pub attempt: Option<String>,
     /// How many signers there are, and how many of them sign. All of them take part.
     pub threshold: Threshold,
     /// The protocol.
@@ -68,6 +71,7 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
         roster,
         cluster,
         key,
+        attempt,
         threshold,
         engine,
         bus,
@@ -78,10 +82,7 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
     } = options;
     let endpoint = Endpoint::new(&cluster, index, identity, roster).map_err(anyhow::Error::msg)?;
     let journal = Journal::open(&data_dir, index, None)?;
-    let intent = hash_fields(
-        "tss.network/keygen/v1",
-        &[cluster.as_bytes(), key.as_bytes(), &[threshold.t(), threshold.n()]],
-    );
+    let intent = intent(&cluster, &key, threshold, attempt.as_deref());
     let quorum = Quorum::new(threshold.signers())?;
     // There is no request. All signers come to the same name for what they do.
     let [name @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = intent;
@@ -137,6 +138,15 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
     Ok(done.output)
 }
 
+/// What all signers of a session have to agree on. A try without a name has one field less than any with
+/// one, so that it is none of them.
+fn intent(cluster: &str, key: &str, threshold: Threshold, attempt: Option<&str>) -> [u8; 32] {
+    let parties = [threshold.t(), threshold.n()];
+    let mut fields = vec![cluster.as_bytes(), key.as_bytes(), &parties];
+    fields.extend(attempt.map(str::as_bytes));
+    hash_fields("tss.network/keygen/v1", &fields)
+}
+
 /// Hands messages to the one session there is.
 fn take_rounds(
     mut rounds: Subscription,
@@ -158,4 +168,26 @@ fn take_rounds(
             delivery.ack();
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_is_made_and_each_try_of_it_is_another_intent() {
+        let threshold = |t, n| Threshold::new(t, n).unwrap();
+        let intents = [
+            intent("c", "k", threshold(2, 3), None),
+            intent("ck", "", threshold(2, 3), None),
+            intent("c", "k", threshold(2, 4), None),
+            intent("c", "k", threshold(3, 3), None),
+            intent("c", "k", threshold(2, 3), Some("1")),
+            intent("c", "k", threshold(2, 3), Some("2")),
+        ];
+        assert_eq!(intents.iter().collect::<BTreeSet<_>>().len(), intents.len());
+        assert_eq!(intents[4], intent("c", "k", threshold(2, 3), Some("1")));
+    }
 }

@@ -10,6 +10,7 @@
 //! | [`journal`] | what it must not forget: used sessions, bans, the audit log |
 //! | [`share_file`], [`identity_file`] | shares and identities as files |
 //! | [`secret_file`] | what such files have in common: permissions, encryption |
+//! | [`report`] | what is told of shares and identities, for other programs |
 //! | [`compute`] | where the arithmetic runs |
 //! | [`http`] | health and metrics |
 //! | [`metrics`] | what is counted |
@@ -21,6 +22,7 @@ pub mod journal;
 pub mod keygen;
 pub mod metrics;
 pub mod policy;
+pub mod report;
 pub mod router;
 pub mod secret_file;
 pub mod service;

@@ -1,22 +1,24 @@
 //! `signer`: runs one signer, or all of them for development; makes its identity, and takes part in
-//! making a key.
+//! making a key; says what share it holds.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use prometheus::Registry;
-use tss_common::config::Config;
+use tss_common::config::{Config, check_name};
+use tss_common::envelope::Endpoint;
 use tss_common::identity::{Identity, Roster};
 use tss_common::process;
-use tss_mpc::{ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{PublicKey, ShareDocument, SignerIndex, Threshold};
 use tss_signer::compute::Compute;
 use tss_signer::keygen::{self, KeygenOptions};
 use tss_signer::metrics::Metrics;
+use tss_signer::report::{self, IdentityReport, ShareReport};
 use tss_signer::secret_file::Protection;
 use tss_signer::{Signer, SignerOptions, http, identity_file, share_file};
 
@@ -39,6 +41,11 @@ struct Arguments {
 enum Command {
     /// Make this signer's identity, and print what belongs in the roster.
     Identity {
+        /// Where this file is there, take the identity in it and make none.
+        #[arg(long, value_name = "FILE")]
+        existing: Option<PathBuf>,
+        #[command(flatten)]
+        report: ReportArguments,
         #[command(flatten)]
         protection: ProtectionArguments,
     },
@@ -48,9 +55,36 @@ enum Command {
         /// How many seconds to wait for the others.
         #[arg(long, default_value_t = 600)]
         timeout: u64,
+        /// A name for this try, the same at all signers: those of another try, which may still be running,
+        /// are not met.
+        #[arg(long, value_name = "NAME", value_parser = attempt_name)]
+        attempt: Option<String>,
+        #[command(flatten)]
+        report: ReportArguments,
         #[command(flatten)]
         protection: ProtectionArguments,
     },
+    /// Check this signer's share, identity and roster as at its start, and print what share it is.
+    Inspect {
+        /// Fail if the root public key is not this one (hex).
+        #[arg(long, value_name = "HEX")]
+        expect_public_key: Option<PublicKey>,
+        #[command(flatten)]
+        report: ReportArguments,
+    },
+}
+
+#[derive(clap::Args)]
+struct ReportArguments {
+    /// Write what was made or found, but nothing secret, to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl ReportArguments {
+    fn write(&self, report: &impl serde::Serialize) -> anyhow::Result<()> {
+        self.report.as_deref().map_or(Ok(()), |file| report::write(file, report))
+    }
 }
 
 #[derive(clap::Args)]
@@ -71,17 +105,22 @@ fn main() -> ExitCode {
         let Arguments { command, index, config } = Arguments::parse();
         match command {
             None => run(&config, index).await,
-            Some(Command::Identity { protection }) => {
-                make_identity(&Config::load(&config)?, index, &protection.protection())
+            Some(Command::Identity { existing, report, protection }) => {
+                let config = Config::load(&config)?;
+                make_identity(&config, index, existing.as_deref(), &report, &protection.protection())
             }
-            Some(Command::Keygen { timeout, protection }) => {
-                make_key(&config, index, Duration::from_secs(timeout), &protection.protection()).await
+            Some(Command::Keygen { timeout, attempt, report, protection }) => {
+                let patience = Duration::from_secs(timeout);
+                make_key(&config, index, attempt, patience, &report, &protection.protection()).await
+            }
+            Some(Command::Inspect { expect_public_key, report }) => {
+                inspect(&Config::load(&config)?, index, expect_public_key, &report)
             }
         }
     })
 }
 
-async fn run(config: &std::path::Path, index: Option<u8>) -> anyhow::Result<()> {
+async fn run(config: &Path, index: Option<u8>) -> anyhow::Result<()> {
     let (config, stop) = process::start(config)?;
     let shares = load_shares(&config, index)?;
     let mut identities = load_identities(&config, index)?;
@@ -123,22 +162,47 @@ async fn run(config: &std::path::Path, index: Option<u8>) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn make_identity(config: &Config, index: Option<u8>, protection: &Protection) -> anyhow::Result<()> {
+fn make_identity(
+    config: &Config,
+    index: Option<u8>,
+    existing: Option<&Path>,
+    report: &ReportArguments,
+    protection: &Protection,
+) -> anyhow::Result<()> {
     let index = the_one(config, index)?;
-    let file = config.identity_files().remove(&index).context("a file for each signer")?;
-    let identity = Identity::generate();
-    identity_file::save(&file, &identity, protection)?;
+    let (file, identity) = match existing.map(if_there).transpose()?.flatten() {
+        Some(file) => (file.to_owned(), identity_file::load(file, config.age_identity_file.as_deref())?),
+        None => {
+            let file = config.identity_files().remove(&index).context("a file for each signer")?;
+            let identity = Identity::generate();
+            identity_file::save(&file, &identity, protection)?;
+            (file, identity)
+        }
+    };
     let public = identity.public();
+    report.write(&IdentityReport::of(index, public))?;
     eprintln!("signer {index}'s identity is in {}; the roster needs:\n", file.display());
     println!("[signers.{index}]");
     println!("verifying_key = \"{}\"\nsealing_key = \"{}\"", public.verifying_key, public.sealing_key);
     Ok(())
 }
 
+/// The file, if it is there. That it cannot be looked at, or is a link that leads nowhere, is no reason to
+/// do without it.
+fn if_there(file: &Path) -> anyhow::Result<Option<&Path>> {
+    match file.symlink_metadata() {
+        Ok(_) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| file.display().to_string()),
+    }
+}
+
 async fn make_key(
-    config: &std::path::Path,
+    config: &Path,
     index: Option<u8>,
+    attempt: Option<String>,
     patience: Duration,
+    report: &ReportArguments,
     protection: &Protection,
 ) -> anyhow::Result<()> {
     let (config, stop) = process::start(config)?;
@@ -157,6 +221,7 @@ async fn make_key(
         roster: load_roster(&config)?,
         cluster: config.cluster.clone(),
         key: config.key.clone(),
+        attempt,
         threshold: Threshold::new(config.threshold, config.total_parties)?,
         engine: process::engine(config.engine),
         bus: bus.clone(),
@@ -172,8 +237,41 @@ async fn make_key(
     // The others may still need this signer's last words.
     bus.close().await;
     share_file::save(&file, &share, protection)?;
+    let told = ShareReport::of(&share, &config.path).map_err(anyhow::Error::msg);
+    told.and_then(|told| report.write(&told))
+        .with_context(|| format!("the share is in {} (`signer inspect` reports it)", file.display()))?;
     println!("{}", share.core.public_key);
     Ok(())
+}
+
+fn inspect(
+    config: &Config,
+    index: Option<u8>,
+    expected: Option<PublicKey>,
+    report: &ReportArguments,
+) -> anyhow::Result<()> {
+    let index = the_one(config, index)?;
+    let share = load_shares(config, Some(index.get()))?.pop().context("a share for each signer")?;
+    let identity = load_identities(config, Some(index.get()))?.remove(&index);
+    let identity = identity.context("an identity for each share")?;
+    // What a signer does with them when it starts.
+    Endpoint::new(&share.cluster, index, identity, load_roster(config)?).map_err(anyhow::Error::msg)?;
+    process::engine(config.engine).open(&share)?;
+    let told = ShareReport::of(&share, &config.path).map_err(anyhow::Error::msg)?;
+    if let Some(expected) = expected {
+        anyhow::ensure!(
+            told.public_key == expected,
+            "signer {index} holds a share of public key {}: expected {expected}",
+            told.public_key
+        );
+    }
+    report.write(&told)?;
+    println!("{}", serde_json::to_string(&told)?);
+    Ok(())
+}
+
+fn attempt_name(name: &str) -> Result<String, String> {
+    check_name(name).map(|()| name.to_owned())
 }
 
 fn load_roster(config: &Config) -> anyhow::Result<Roster> {

@@ -73,6 +73,7 @@ impl Ceremony {
             roster: self.roster.clone(),
             cluster: CLUSTER.into(),
             key: KEY.into(),
+            attempt: None,
             threshold: Threshold::new(2, 3).unwrap(),
             engine,
             bus: self.bus.clone(),

@@ -168,6 +168,12 @@ pub trait Bus: Send + Sync {
     /// Whether the bus can be used, now and at each change.
     fn state(&self) -> watch::Receiver<BusState>;
 
+    /// Whether all subscriptions have started: what is published now reaches them. One that is lost starts
+    /// again. A bus within one process starts them at once.
+    fn is_listening(&self) -> bool {
+        true
+    }
+
     /// Closes the bus: subscriptions end, publishing fails.
     async fn close(&self);
 }

@@ -24,7 +24,7 @@ use std::io;
 use std::net::{Ipv6Addr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -161,6 +161,7 @@ impl RabbitBus {
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
             oversized: AtomicU64::new(0),
+            idle: Arc::default(),
         });
         let mut supervisors = JoinSet::new();
         for role in [Role::Publish, Role::Consume] {
@@ -209,7 +210,9 @@ impl Bus for RabbitBus {
             let mut subscriptions = lock(&self.subscriptions);
             // Those that have ended are forgotten.
             while subscriptions.try_join_next().is_some() {}
-            subscriptions.spawn(Arc::clone(&self.shared).keep_listening(at, capacity, deliveries, ready));
+            let idle = Idle::new(&self.shared.idle);
+            let listening = Arc::clone(&self.shared).keep_listening(at, capacity, deliveries, ready, idle);
+            subscriptions.spawn(listening);
         }
         if self.shared.link(Role::Consume).session.borrow().is_some() {
             // What is published next is for this subscriber too. If it cannot start, it starts later.
@@ -220,6 +223,10 @@ impl Bus for RabbitBus {
 
     fn state(&self) -> watch::Receiver<BusState> {
         self.shared.state.subscribe()
+    }
+
+    fn is_listening(&self) -> bool {
+        self.shared.idle.load(Ordering::SeqCst) == 0
     }
 
     async fn close(&self) {
@@ -319,6 +326,24 @@ struct Shared {
     closed: CancellationToken,
     /// How many messages were longer than a bus carries.
     oversized: AtomicU64,
+    /// How many subscriptions have not started, or not again.
+    idle: Arc<AtomicUsize>,
+}
+
+/// A subscription that has not started, or not again, for as long as this lives.
+struct Idle(Arc<AtomicUsize>);
+
+impl Idle {
+    fn new(idle: &Arc<AtomicUsize>) -> Self {
+        idle.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(idle))
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A connection that is made again whenever it is lost.
@@ -897,11 +922,13 @@ impl Shared {
         capacity: u16,
         deliveries: mpsc::Sender<Delivery>,
         ready: oneshot::Sender<()>,
+        idle: Idle,
     ) {
         let is_connected = |session: &Option<Arc<Session>>| {
             session.as_ref().is_some_and(|session| session.connection.status().connected())
         };
         let mut ready = Some(ready);
+        let mut idle = Some(idle);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut sessions = self.link(Role::Consume).session.subscribe();
         loop {
@@ -912,9 +939,9 @@ impl Shared {
             };
             let Some(session) = session else { return };
             let since = Instant::now();
-            let Err(Lost(why)) = self.listen(&session, at, capacity, &deliveries, &mut ready).await else {
-                return;
-            };
+            let listened = self.listen(&session, at, capacity, &deliveries, &mut ready, &mut idle).await;
+            let Err(Lost(why)) = listened else { return };
+            idle.get_or_insert_with(|| Idle::new(&self.idle));
             if !session.connection.status().connected() {
                 // It is not the subscription that failed. The supervisor says why, and pauses.
                 session.suspected.notify_one();
@@ -940,6 +967,7 @@ impl Shared {
         capacity: u16,
         deliveries: &mpsc::Sender<Delivery>,
         ready: &mut Option<oneshot::Sender<()>>,
+        idle: &mut Option<Idle>,
     ) -> Result<(), Lost> {
         let starting = async {
             let channel = session.connection.create_channel().await?;
@@ -956,6 +984,7 @@ impl Shared {
         };
         let timed_out = |_| Lost("the broker does not answer".into());
         let (channel, consumer) = timeout(SETUP_TIMEOUT, starting).await.map_err(timed_out)??;
+        *idle = None;
         if let Some(ready) = ready.take() {
             // Nobody may be waiting.
             let _ = ready.send(());

@@ -76,26 +76,40 @@ async fn accept(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let request = read(headers, &body.map_err(unreadable)?, &shared.config, Timestamp::now())?;
+    let asked = ask(headers, &body.map_err(unreadable)?, &shared.config)?;
+    // Whoever asks again is answered first: the time may have passed and the queue be full since then.
+    if let Some(idempotency) = &asked.idempotency
+        && let Some(existing) = shared.coordinator.find(&idempotency.key).await?
+    {
+        return known(&existing, idempotency);
+    }
+    let request = asked.admit(&shared.config, Timestamp::now())?;
     let key = &request.intent.key;
     if *key != shared.config.key && shared.keys.get(key).is_none() {
         return Err(Problem::new(Kind::InvalidRequest, format!("`key`: the cluster has no key `{key}`")));
     }
-    let (id, asked) = (request.id, request.idempotency.clone());
+    let (id, idempotency) = (request.id, request.idempotency.clone());
     let mut request = request;
     request.lease = shared.coordinator.lease();
-    let (status, id, state) = match shared.coordinator.submit(request).await? {
-        Inserted::New => (StatusCode::CREATED, id, "Pending"),
-        Inserted::Existing(existing) if existing.idempotency == asked => {
-            (StatusCode::OK, existing.id, existing.progress.state.name())
-        }
-        Inserted::Existing(existing) => {
-            let detail = format!("request {} has this key and asks for something else", existing.id);
-            return Err(Problem::new(Kind::IdempotencyConflict, detail));
-        }
-    };
+    match (shared.coordinator.submit(request).await?, idempotency) {
+        // It came between the look and the insertion.
+        (Inserted::Existing(existing), Some(idempotency)) => known(&existing, &idempotency),
+        (Inserted::Existing(_) | Inserted::New, _) => Ok(accepted(StatusCode::CREATED, id, "Pending")),
+    }
+}
+
+/// The answer to who asks for a request that is there, under its idempotency key.
+fn known(existing: &Request, asked: &Idempotency) -> Result<Response, Problem> {
+    if existing.idempotency.as_ref() == Some(asked) {
+        return Ok(accepted(StatusCode::OK, existing.id, existing.progress.state.name()));
+    }
+    let detail = format!("request {} has this key and asks for something else", existing.id);
+    Err(Problem::new(Kind::IdempotencyConflict, detail))
+}
+
+fn accepted(status: StatusCode, id: Uuid, state: &'static str) -> Response {
     let location = [(header::LOCATION, format!("/status/{id}"))];
-    Ok((status, location, Json(Accepted { request_id: id, status: state })).into_response())
+    (status, location, Json(Accepted { request_id: id, status: state })).into_response()
 }
 
 fn unreadable(rejection: BytesRejection) -> Problem {
@@ -112,8 +126,20 @@ fn unreadable(rejection: BytesRejection) -> Problem {
 /// # Errors
 /// [`Problem`] saying what is wrong and what was expected.
 pub fn read(headers: &HeaderMap, body: &[u8], config: &Config, now: Timestamp) -> Result<Request, Problem> {
-    let body = parse(headers, body)?;
-    build(body, idempotency_key(headers)?, config, now)
+    ask(headers, body, config)?.admit(config, now)
+}
+
+/// What headers and body ask for, whenever they do.
+fn ask(headers: &HeaderMap, body: &[u8], config: &Config) -> Result<Asked, Problem> {
+    Asked::new(parse(headers, body)?, idempotency_key(headers)?, config)
+}
+
+/// What somebody asks for. Whether it can be had now is judged later.
+struct Asked {
+    intent: Intent,
+    message: Vec<u8>,
+    approvals: Vec<Approval>,
+    idempotency: Option<Idempotency>,
 }
 
 fn parse(headers: &HeaderMap, body: &[u8]) -> Result<SignBody, Problem> {
@@ -155,31 +181,38 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     key.map(|key| Some(key.to_owned())).ok_or_else(|| Problem::new(Kind::InvalidRequest, expected()))
 }
 
-/// The request that a body asks for.
-fn build(
-    body: SignBody,
-    idempotency_key: Option<String>,
-    config: &Config,
-    now: Timestamp,
-) -> Result<Request, Problem> {
-    let invalid = |detail: String| Problem::new(Kind::InvalidRequest, detail);
-    let SignBody { message, encoding, hash, key, path, not_after, approvals } = body;
-    let wish = Wish { message, encoding, hash, key, path, not_after };
-    let (intent, message) = wish.read(config, now).map_err(invalid)?;
-    check_approvals(&approvals, &intent).map_err(invalid)?;
-    let timeout = SignedDuration::try_from(config.signing_timeout()).unwrap_or(SignedDuration::MAX);
-    let deadline = now.saturating_add(timeout).unwrap_or(Timestamp::MAX);
-    Ok(Request {
-        id: Uuid::new_v4(),
-        idempotency: idempotency_key.map(|key| Idempotency { key, body_hash: intent.hash() }),
-        created_at: now,
-        deadline: not_after.map_or(deadline, |time| time.min(deadline)),
-        progress: Progress { attempts: 0, quorum: None, state: RequestState::Pending },
-        lease: crate::store::Lease { holder: Uuid::nil(), until: now },
-        intent,
-        message,
-        approvals,
-    })
+fn invalid(detail: String) -> Problem {
+    Problem::new(Kind::InvalidRequest, detail)
+}
+
+impl Asked {
+    fn new(body: SignBody, idempotency_key: Option<String>, config: &Config) -> Result<Self, Problem> {
+        let SignBody { message, encoding, hash, key, path, not_after, approvals } = body;
+        let wish = Wish { message, encoding, hash, key, path, not_after };
+        let (intent, message) = wish.intent(config).map_err(invalid)?;
+        let idempotency = idempotency_key.map(|key| Idempotency { key, body_hash: intent.hash() });
+        Ok(Self { intent, message, approvals, idempotency })
+    }
+
+    /// The request, if it can be had at this time.
+    fn admit(self, config: &Config, now: Timestamp) -> Result<Request, Problem> {
+        let Self { intent, message, approvals, idempotency } = self;
+        intent.check_time(now).map_err(invalid)?;
+        check_approvals(&approvals, &intent).map_err(invalid)?;
+        let timeout = SignedDuration::try_from(config.signing_timeout()).unwrap_or(SignedDuration::MAX);
+        let deadline = now.saturating_add(timeout).unwrap_or(Timestamp::MAX);
+        Ok(Request {
+            id: Uuid::new_v4(),
+            idempotency,
+            created_at: now,
+            deadline: intent.not_after.map_or(deadline, |time| time.min(deadline)),
+            progress: Progress { attempts: 0, quorum: None, state: RequestState::Pending },
+            lease: crate::store::Lease { holder: Uuid::nil(), until: now },
+            intent,
+            message,
+            approvals,
+        })
+    }
 }
 
 /// That there are not too many approvals, and that each is over this intent. Whose they are is for the
@@ -215,7 +248,8 @@ mod tests {
     fn request(body: serde_json::Value) -> Result<Request, String> {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json".parse().unwrap())]);
         let body = parse(&headers, body.to_string().as_bytes()).map_err(|problem| format!("{problem:?}"))?;
-        build(body, Some("k".into()), &Config::default(), Timestamp::UNIX_EPOCH)
+        Asked::new(body, Some("k".into()), &Config::default())
+            .and_then(|asked| asked.admit(&Config::default(), Timestamp::UNIX_EPOCH))
             .map_err(|problem| format!("{problem:?}"))
     }
 

@@ -312,6 +312,14 @@ impl EmbeddedStore {
     fn read(&self) -> Result<ReadTransaction, StoreError> {
         self.database.begin_read().map_err(failure)
     }
+
+    fn request(transaction: &ReadTransaction, id: u128) -> Result<Option<Request>, StoreError> {
+        let requests = transaction.open_table(REQUESTS).map_err(failure)?;
+        let status = transaction.open_table(STATUS).map_err(failure)?;
+        let unfinished = transaction.open_table(UNFINISHED).map_err(failure)?;
+        let rows = Rows::find(id, &requests, &status, &unfinished).map_err(Fault::into_inner)?;
+        rows.map(Rows::decode).transpose()
+    }
 }
 
 impl Drop for EmbeddedStore {
@@ -454,14 +462,17 @@ impl Store for EmbeddedStore {
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<Request>, StoreError> {
+        Self::request(&self.read()?, id.as_u128())
+    }
+
+    async fn find(&self, idempotency_key: &str) -> Result<Option<Request>, StoreError> {
         let transaction = self.read()?;
-        let requests = transaction.open_table(REQUESTS).map_err(failure)?;
-        let status = transaction.open_table(STATUS).map_err(failure)?;
-        let unfinished = transaction.open_table(UNFINISHED).map_err(failure)?;
-        match Rows::find(id.as_u128(), &requests, &status, &unfinished) {
-            Ok(rows) => rows.map(Rows::decode).transpose(),
-            Err(Fault::Storage(error) | Fault::Record(error)) => Err(error),
-        }
+        let names = transaction.open_table(IDEMPOTENCY).map_err(failure)?;
+        let Some(id) = names.get(idempotency_key).map_err(failure)?.map(|row| row.value()) else {
+            return Ok(None);
+        };
+        let missing = || StoreError::Corrupt(format!("request {} is missing", Uuid::from_u128(id)));
+        Self::request(&transaction, id)?.ok_or_else(missing).map(Some)
     }
 
     async fn begin_attempt(

@@ -5,7 +5,7 @@
 //! returned, what it did survives a crash.
 //!
 //! A signature costs three operations: [`Store::insert`], [`Store::begin_attempt`] and
-//! [`Store::finish`].
+//! [`Store::finish`]; with an idempotency key, [`Store::find`] before them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,6 +185,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn get(&self, id: Uuid) -> Result<Option<Request>, StoreError>;
+
+    /// The request under this idempotency key, as far as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn find(&self, idempotency_key: &str) -> Result<Option<Request>, StoreError>;
 
     /// Marks attempt number `attempt` as begun: `InProgress`, with this quorum. `false` when the
     /// request has ended, or is driven by another manager than `holder`; nothing is then changed.

@@ -289,8 +289,12 @@ impl MongoStore {
             return Ok(Some(Inserted::New));
         }
         let Some(Idempotency { key, .. }) = &request.idempotency else { return Ok(None) };
-        let existing = requests.find_one(doc! { "idempotency.key": key }).await.map_err(failure)?;
-        Ok(existing.map(|stored| Inserted::Existing(Box::new(stored.into()))))
+        Ok(Self::named(requests, key).await?.map(|existing| Inserted::Existing(Box::new(existing))))
+    }
+
+    async fn named(requests: &Collection<Stored>, key: &str) -> Result<Option<Request>, StoreError> {
+        let stored = requests.find_one(doc! { "idempotency.key": key }).await.map_err(failure)?;
+        Ok(stored.map(Request::from))
     }
 }
 
@@ -320,6 +324,10 @@ impl Store for MongoStore {
             Ok(stored.map(Request::from))
         })
         .await
+    }
+
+    async fn find(&self, idempotency_key: &str) -> Result<Option<Request>, StoreError> {
+        within(async { Self::named(&self.collections().await?.requests, idempotency_key).await }).await
     }
 
     async fn begin_attempt(
