@@ -69,4 +69,8 @@ pub struct Options {
     /// The namespace that the operator runs in: managers let its Pods in.
     #[arg(long, env = "POD_NAMESPACE", default_value = "tss-network")]
     pub namespace: String,
+    /// Where the managers are, when the operator runs outside of the cluster's network: a URL in which `{cluster}`
+    /// and `{namespace}` stand for a TssCluster's.
+    #[arg(long, env = "MANAGER_URL", hide = true)]
+    pub manager_url: Option<String>,
 }
