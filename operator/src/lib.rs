@@ -8,12 +8,20 @@
 //! | [`backoff`] | when a controller tries again |
 //! | [`context`] | what both controllers have |
 //! | [`condition`] | conditions of a status |
+//! | [`program`] | the operator as a process: both controllers, health, metrics |
+//! | [`lease`] | leader election |
+//! | [`http`] | health and metrics |
 //! | [`metrics`] | what the operator counts |
+//! | [`store`] | `operator store`: the end of key generation, in a Pod of its own |
 
 pub mod backoff;
 pub mod cluster;
 pub mod condition;
 pub mod context;
 pub mod crd;
+pub mod http;
+pub mod lease;
 pub mod metrics;
+pub mod program;
 pub mod signing_request;
+pub mod store;

@@ -6,6 +6,7 @@
 // `KubeSchema` repeats each type inside of a function.
 #![allow(unreachable_pub)]
 
+use anyhow::Context as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use schemars::JsonSchema;
@@ -46,3 +47,12 @@ fn derivation_path() -> String {
 
 /// What a derivation path may look like: up to 16 steps without hardening, or `m` for the root key.
 const DERIVATION_PATH: &str = r"^(m|(m/)?[0-9]{1,10}(/[0-9]{1,10}){0,15})$";
+
+/// A definition as it stands in `crds/`.
+///
+/// # Errors
+/// When it cannot be written as YAML: an error in this software.
+pub fn yaml(definition: &CustomResourceDefinition) -> anyhow::Result<String> {
+    let yaml = serde_saphyr::to_string(definition).context("a definition cannot be written as YAML")?;
+    Ok(format!("# Made by `cargo run --bin operator -- crds --out crds` from operator/src/crd.\n{yaml}"))
+}
