@@ -111,9 +111,4 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
     }
-
-    /// A controller has looked at an object.
-    pub fn reconciled(&self, controller: &'static str, outcome: &'static str, elapsed: std::time::Duration) {
-        let _ = (controller, outcome, elapsed);
-    }
 }

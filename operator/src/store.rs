@@ -36,11 +36,11 @@ const ALL_PATIENCE: Duration = Duration::from_secs(60);
 /// What is stored, and where.
 #[derive(Clone, Debug, clap::Args)]
 pub struct StoreOptions {
-    /// The Secret to make, in this Pod's namespace.
-    #[arg(long)]
-    pub secret: String,
+    /// The Secret to make, in this Pod's namespace. Without one there is only a report.
+    #[arg(long, requires = "entries")]
+    pub secret: Option<String>,
     /// An entry of the Secret, and the file that holds it.
-    #[arg(long = "entry", value_name = "KEY=FILE", required = true, value_parser = pair)]
+    #[arg(id = "entries", long = "entry", value_name = "KEY=FILE", requires = "secret", value_parser = pair)]
     pub entries: Vec<(String, String)>,
     /// A label of the Secret.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
@@ -81,12 +81,14 @@ pub async fn store(client: &Client, options: &StoreOptions) -> anyhow::Result<()
         Some(file) => file.try_exists().with_context(|| format!("--unless {}", file.display()))?,
         None => false,
     };
-    if stored {
-        tracing::info!(secret = options.secret, "an earlier run has made the Secret");
-    } else {
-        let body = secret(client.default_namespace(), options)?;
-        create(client, &options.secret, &body).await?;
-        tracing::info!(secret = options.secret, "the Secret is made");
+    match &options.secret {
+        None => {}
+        Some(secret) if stored => tracing::info!(secret, "an earlier run has made the Secret"),
+        Some(secret) => {
+            let body = body(client.default_namespace(), secret, options)?;
+            create(client, secret, &body).await?;
+            tracing::info!(secret, "the Secret is made");
+        }
     }
     say(&options.termination_log, &report)
         .with_context(|| format!("--termination-log {}", options.termination_log.display()))
@@ -122,7 +124,7 @@ struct Body<'a> {
     data: BTreeMap<&'a str, &'a str>,
 }
 
-fn secret(namespace: &str, options: &StoreOptions) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+fn body(namespace: &str, name: &str, options: &StoreOptions) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let mut encoded: BTreeMap<&str, Zeroizing<String>> = BTreeMap::new();
     let mut size = 0;
     for (key, file) in &options.entries {
@@ -146,7 +148,7 @@ fn secret(namespace: &str, options: &StoreOptions) -> anyhow::Result<Zeroizing<V
         api_version: "v1",
         kind: "Secret",
         metadata: ObjectMeta {
-            name: Some(options.secret.clone()),
+            name: Some(name.into()),
             namespace: Some(namespace.into()),
             labels: Some(labels).filter(|labels| !labels.is_empty()),
             owner_references: owner.map(|owner| vec![owner]),
@@ -317,7 +319,7 @@ mod tests {
         fn options(&self) -> StoreOptions {
             let entry = |name: &str| (name.to_owned(), self.path(name).display().to_string());
             StoreOptions {
-                secret: "demo-signer1-epoch1".into(),
+                secret: Some("demo-signer1-epoch1".into()),
                 entries: vec![entry("share"), entry("identity")],
                 labels: vec![("tss.network/cluster".into(), "demo".into())],
                 owner_job: None,

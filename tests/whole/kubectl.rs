@@ -42,7 +42,7 @@ pub(crate) fn operator() {
         let manifest = std::fs::read_to_string(root.join("config/kubernetes/operator.yaml")).unwrap();
         // There is no registry in the test's cluster.
         let manifest =
-            manifest.replace("ghcr.io/your-username/tss-network-", "tss/").replace(":0.1.0", ":test");
+            manifest.replace("ghcr.io/your-username/tss-network/", "tss/").replace(":0.1.0", ":test");
         run(&["apply", "--server-side", "-f", "-"], Some(&manifest))
             .unwrap_or_else(|error| panic!("{error}"));
         kubectl(&[

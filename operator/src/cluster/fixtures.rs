@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::build::Object;
-use super::dereference::{Live, Observed, observe};
+use super::dereference::Live;
 use super::validate::{Cluster, validate};
 use crate::context::Options;
 use crate::crd::TssCluster;
@@ -39,12 +39,8 @@ pub(super) fn options() -> Options {
         operator_image: "tss/operator:1".into(),
         watch_namespace: None,
         namespace: "tss-network".into(),
+        manager_url: None,
     }
-}
-
-/// What is there: the cluster, objects, and Pods.
-pub(super) fn observed(cluster: &TssCluster, live: Vec<Live>, pods: &[Pod]) -> Observed {
-    observe(cluster.clone(), live, pods)
 }
 
 pub(super) fn live<K: kube::Resource<DynamicType = ()> + Serialize>(object: &K) -> Live {
