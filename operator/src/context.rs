@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use kube::Client;
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::ApiResource;
+use kube::core::DynamicResourceScope;
 use kube::runtime::events::Recorder;
+use kube::{Api, Client, Resource};
 
 use crate::metrics::Metrics;
 
@@ -21,6 +24,31 @@ pub struct Context {
     pub metrics: Metrics,
     /// What the operator was told at its start.
     pub options: Arc<Options>,
+}
+
+impl Context {
+    /// The objects of a kind that the operator looks after.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        match &self.options.watch_namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// As [`Context::api`], for a kind that is known only now.
+    pub fn api_with<K>(&self, kind: &ApiResource) -> Api<K>
+    where
+        K: Resource<Scope = DynamicResourceScope, DynamicType = ApiResource>,
+    {
+        match &self.options.watch_namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, kind),
+            None => Api::all_with(self.client.clone(), kind),
+        }
+    }
 }
 
 /// What the operator is told at its start.

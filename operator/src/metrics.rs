@@ -1,7 +1,5 @@
 //! What the operator counts.
 
-use std::time::Duration;
-
 use prometheus::Registry;
 
 /// What the operator counts.
@@ -15,8 +13,8 @@ impl Metrics {
         Self {}
     }
 
-    /// Counts a reconciliation of a controller, by outcome, and how long it took.
-    pub fn reconciled(&self, controller: &'static str, outcome: &'static str, elapsed: Duration) {
+    /// A controller has looked at an object.
+    pub fn reconciled(&self, controller: &'static str, outcome: &'static str, elapsed: std::time::Duration) {
         let _ = (controller, outcome, elapsed);
     }
 }

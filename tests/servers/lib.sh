@@ -28,9 +28,9 @@ apt_install() {
     rm -f "$log"
 }
 
-# listens PORT: whether somebody listens on 127.0.0.1:PORT.
+# listens PORT [ADDRESS]: whether somebody listens on PORT of the address, else of 127.0.0.1.
 listens() {
-    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+    (exec 3<>"/dev/tcp/${2-127.0.0.1}/$1") 2>/dev/null
 }
 
 # A port of 127.0.0.1 that nobody listens on, below those the kernel gives to outgoing connections.
@@ -88,12 +88,12 @@ await() {
     done
 }
 
-# end PIDFILE: ends the process and waits until it is gone; by force when that takes more than 30 s.
+# end PIDFILE [SIGNAL]: ends the process and waits until it is gone; by force when that takes more than 30 s.
 end() {
     local pid deadline=$((SECONDS + 30))
     if running "$1"; then
         pid=$(cat "$1")
-        kill "$pid" 2>/dev/null || true
+        kill "-${2-TERM}" "$pid" 2>/dev/null || true
         until gone "$pid"; do
             if ((SECONDS >= deadline)); then
                 echo "${0##*/}: $pid (${1##*/}) does not end, killing it" >&2

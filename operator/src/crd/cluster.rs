@@ -31,8 +31,8 @@ use super::{DERIVATION_PATH, SecretEntry, derivation_path};
     printcolumn(name = "Address", type_ = "string", json_path = ".status.addresses.ethereum", description = "the Ethereum address of the key"),
     printcolumn(name = "Public key", type_ = "string", json_path = ".status.publicKey", priority = 1, description = "the root public key"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the name becomes part of the names of Services: expected at most 40 lower-case letters, digits or hyphens, beginning with a letter and ending with a letter or digit")
+    validation = Rule::new("size(self.metadata.name) <= 36 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name becomes part of the names of Services: expected at most 36 lower-case letters, digits or hyphens, beginning with a letter and ending with a letter or digit")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -190,6 +190,14 @@ pub enum AuthKind {
 pub struct RabbitMq {
     /// The Secret that holds the URI: `amqp://` or `amqps://`.
     pub uri_secret: SecretEntry,
+    /// The port that the URI names: the NetworkPolicies let nothing else out.
+    #[serde(default = "rabbitmq_port")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: i32,
+}
+
+fn rabbitmq_port() -> i32 {
+    5672
 }
 
 /// The MongoDB that keeps requests.
@@ -198,10 +206,18 @@ pub struct RabbitMq {
 pub struct MongoDb {
     /// The Secret that holds the URI: `mongodb://` or `mongodb+srv://`.
     pub uri_secret: SecretEntry,
+    /// The port that the URI names: the NetworkPolicies let nothing else out.
+    #[serde(default = "mongodb_port")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: i32,
     /// The database; the network's name when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9_-]+$"))]
     pub database: Option<String>,
+}
+
+fn mongodb_port() -> i32 {
+    27_017
 }
 
 /// What the signers sign.
@@ -362,6 +378,9 @@ pub struct TssClusterStatus {
     /// The root public key: 33 bytes, SEC1 compressed, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// What all shares of the key have in common, hashed, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commitment: Option<String>,
     /// The key at the cluster's derivation path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Addresses>,

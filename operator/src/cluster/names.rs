@@ -1,0 +1,76 @@
+//! What the objects of a cluster are called, and how they are labelled.
+
+use std::collections::BTreeMap;
+
+/// The label that names the TssCluster of an object.
+pub const CLUSTER: &str = "tss.network/cluster";
+/// The label that names a signer's index.
+pub const SIGNER: &str = "tss.network/signer";
+/// The label by which a Pod may use the API of the cluster that it names.
+pub const CLIENT: &str = "tss.network/client";
+/// The label of what a program is for: `manager`, `signer`, `key-generation`.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+/// The label of the operator's objects.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The annotation with a hash of what the operator wants an object to be.
+pub const DESIRED: &str = "tss.network/desired";
+/// The annotation with a hash of the configuration that a Pod began with.
+pub const CONFIGURATION: &str = "tss.network/configuration";
+
+/// The Deployment, Service, ServiceAccount and so on of the managers.
+pub fn manager(cluster: &str) -> String {
+    format!("{cluster}-manager")
+}
+
+/// The StatefulSet and ServiceAccount of a signer.
+pub fn signer(cluster: &str, index: u8) -> String {
+    format!("{cluster}-signer-{index}")
+}
+
+/// What all signers of a cluster have together.
+pub fn signers(cluster: &str) -> String {
+    format!("{cluster}-signers")
+}
+
+/// The ServiceAccount of key generation, and what belongs to it.
+pub fn keygen(cluster: &str) -> String {
+    format!("{cluster}-keygen")
+}
+
+/// The Secret with a signer's identity. Never deleted by the operator.
+pub fn identity(cluster: &str, index: u8) -> String {
+    format!("{cluster}-signer-{index}-identity")
+}
+
+/// The Secret with a signer's share of a key at an epoch. Never deleted by the operator. It carries the beginning
+/// of the public key, so that shares of two keys never meet under one name.
+pub fn share(cluster: &str, index: u8, epoch: i64, public_key: &str) -> String {
+    let key: String = public_key.chars().skip(2).take(10).collect();
+    format!("{cluster}-signer-{index}-e{epoch}-{key}")
+}
+
+/// The ConfigMap with the roster. Never deleted by the operator.
+pub fn roster(cluster: &str) -> String {
+    format!("{cluster}-roster")
+}
+
+/// The ConfigMap that says which key the cluster has. Never deleted by the operator.
+pub fn key(cluster: &str) -> String {
+    format!("{cluster}-key")
+}
+
+/// The labels of an object of a cluster.
+pub fn labels(cluster: &str, component: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".into(), "tss-network".into()),
+        ("app.kubernetes.io/instance".into(), cluster.into()),
+        (COMPONENT.into(), component.into()),
+        (MANAGED_BY.into(), crate::context::FIELD_MANAGER.into()),
+        (CLUSTER.into(), cluster.into()),
+    ])
+}
+
+/// The labels by which a Service or policy finds the Pods of a component.
+pub fn selector(cluster: &str, component: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(CLUSTER.into(), cluster.into()), (COMPONENT.into(), component.into())])
+}
