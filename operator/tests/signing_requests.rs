@@ -3,6 +3,8 @@
 //! `TSS_KUBECONFIG` names the cluster; `tests/kubernetes/cluster start DIR control-plane` starts one.
 //! Without it these tests are not run: `cargo test -p tss-operator -- --ignored` runs them.
 
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
