@@ -81,12 +81,15 @@ pub async fn livez() -> &'static str {
     "alive\n"
 }
 
-/// 200 when requests are accepted: the store and the bus can be reached, and the key is on record.
+/// 200 when requests are accepted: the store and the bus can be reached, and the key is on record and no other is
+/// what the signers hold.
 pub async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let missing: Vec<&str> = [
         (!shared.coordinator.store_is_up()).then_some("the store is unreachable"),
         (!bus_is_up(&shared)).then_some("the message bus is unreachable"),
         shared.keys.get(&shared.config.key).is_none().then_some("no key is on record yet"),
+        holds_another_key(&shared)
+            .then_some("the signers hold another key than the one on record in the store"),
     ]
     .into_iter()
     .flatten()
@@ -96,6 +99,12 @@ pub async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", missing.join("\n"))).into_response()
     }
+}
+
+/// Whether enough signers live, and none of them holds the key on record: the store is that of an earlier key.
+fn holds_another_key(shared: &Shared) -> bool {
+    let live = shared.presence.live().len();
+    live >= usize::from(shared.config.threshold) && usable_signers(shared).is_empty()
 }
 
 /// Metrics in the Prometheus text format.

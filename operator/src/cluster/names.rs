@@ -45,8 +45,15 @@ pub fn identity(cluster: &str, index: u8) -> String {
 /// The Secret with a signer's share of a key at an epoch. Never deleted by the operator. It carries the beginning
 /// of the public key, so that shares of two keys never meet under one name.
 pub fn share(cluster: &str, index: u8, epoch: i64, public_key: &str) -> String {
-    let key: String = public_key.chars().skip(2).take(10).collect();
-    format!("{cluster}-signer-{index}-e{epoch}-{key}")
+    format!("{cluster}-signer-{index}-e{epoch}-{}", key_digits(public_key))
+}
+
+/// How many digits of a public key stand in names.
+pub const KEY_DIGITS: usize = 10;
+
+/// The digits of a public key that stand in names: those after the first byte, which tells little.
+pub fn key_digits(public_key: &str) -> String {
+    public_key.chars().skip(2).take(KEY_DIGITS).collect()
 }
 
 /// The ConfigMap with the roster. Never deleted by the operator.

@@ -45,11 +45,11 @@ use super::{DERIVATION_PATH, SecretEntry, derivation_path};
 )]
 pub struct TssClusterSpec {
     /// How many signers are needed to sign: 2-of-3 means two.
-    #[schemars(range(min = 2, max = 16))]
+    #[schemars(range(min = 2, max = 15))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("threshold is immutable: another threshold needs another key"))]
     pub threshold: i32,
-    /// How many signers there are. Each holds one share.
-    #[schemars(range(min = 2, max = 16))]
+    /// How many signers there are. Each holds one share: with more than 15, a share would not fit into a Secret.
+    #[schemars(range(min = 2, max = 15))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("signers is immutable: other signers need another key"))]
     pub signers: i32,
     /// The threshold protocol.
@@ -160,7 +160,7 @@ pub enum KeySourceKind {
 pub struct ExistingSecrets {
     /// One Secret for each signer, in the order of their indices. Its entry `share` is the signer's share file
     /// (`signer1.store`), its entry `identity` the signer's identity file (`signer1.identity`).
-    #[schemars(length(min = 2, max = 16), inner(length(min = 1, max = 253)))]
+    #[schemars(length(min = 2, max = 15), inner(length(min = 1, max = 253)))]
     pub secrets: Vec<String>,
     /// A ConfigMap whose entry `roster.toml` is the roster.
     #[schemars(length(min = 1, max = 253))]
@@ -210,7 +210,7 @@ pub struct MongoDb {
     #[serde(default = "mongodb_port")]
     #[schemars(range(min = 1, max = 65_535))]
     pub port: i32,
-    /// The database; the network's name when absent.
+    /// The database; when absent, one named after the network and its key, so that a new key begins with an empty one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9_-]+$"))]
     pub database: Option<String>,

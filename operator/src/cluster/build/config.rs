@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Map, Value, json};
 
 use super::{MANAGER_PORT, SIGNER_PORT, hash, meta};
+use crate::cluster::names;
+use crate::cluster::record::KeyRecord;
 use crate::cluster::validate::Cluster;
 use crate::crd::AuthKind;
 
@@ -72,8 +74,19 @@ fn network(cluster: &Cluster) -> Settings {
     settings
 }
 
-pub(super) fn manager(cluster: &Cluster) -> Settings {
-    let database = cluster.spec.mongodb.database.as_ref().unwrap_or(&cluster.network);
+/// The database of a network whose TssCluster names none: another one for each key, since a manager never replaces a
+/// key that is on record.
+fn database(cluster: &Cluster, key: &KeyRecord) -> String {
+    // MongoDB's limit is 63 bytes.
+    let network: String = cluster.network.chars().take(MAX_DATABASE - names::KEY_DIGITS - 1).collect();
+    format!("{network}-{}", names::key_digits(&key.public_key))
+}
+
+/// The longest name of a database, in bytes.
+const MAX_DATABASE: usize = 63;
+
+pub(super) fn manager(cluster: &Cluster, key: &KeyRecord) -> Settings {
+    let database = cluster.spec.mongodb.database.clone().unwrap_or_else(|| database(cluster, key));
     let auth = match cluster.spec.auth.kind {
         AuthKind::None => "none",
     };

@@ -28,7 +28,7 @@ pub(super) fn build(
 ) -> Result<(), Unserializable> {
     let name = names::manager(&cluster.name);
     let (settings, hash) =
-        config::config_map(cluster, format!("{name}-config"), COMPONENT, config::manager(cluster));
+        config::config_map(cluster, format!("{name}-config"), COMPONENT, config::manager(cluster, key));
     objects.push(service_account(cluster, name.clone(), COMPONENT))?;
     objects.push(settings)?;
     objects.push(service(cluster, name.clone()))?;
