@@ -1,7 +1,7 @@
 //! Step 1: what is there. Everything is asked of the API server, not of a cache: what is decided here is
 //! which key a cluster has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -20,6 +20,8 @@ use super::names;
 use super::record::KeyRecord;
 use crate::crd::{KeyGeneration, TssCluster};
 
+/// The label with which Kubernetes marks the Pods of a Job.
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// How many objects a list has at most: far more than a cluster has.
 const PAGE: u32 = 1000;
 
@@ -82,6 +84,8 @@ pub struct Observed {
     pub live: Vec<Live>,
     /// The Jobs of this TssCluster by name.
     pub jobs: BTreeMap<String, JobState>,
+    /// The Jobs of key generation, of any try, whose Pods have not ended.
+    pub running: BTreeSet<String>,
     /// The signers' Pods.
     pub pods: BTreeMap<u8, SignerPod>,
 }
@@ -146,12 +150,18 @@ pub fn observe(object: TssCluster, live: Vec<Live>, pods: &[Pod]) -> Observed {
             Some((live.name.clone(), job_state(&job, pods)))
         });
     let jobs = jobs.collect();
+    let running = pods
+        .iter()
+        .filter(|pod| !has_ended(pod))
+        .filter_map(|pod| pod.labels().get(JOB_NAME))
+        .cloned()
+        .collect();
     let pods = pods.iter().filter_map(|pod| {
         let labels = pod.labels();
         let index = labels.get(names::SIGNER)?.parse().ok()?;
         (labels.get(names::COMPONENT)? == "signer").then(|| (index, signer_pod(pod)))
     });
-    Observed { record, has_roster, jobs, pods: pods.collect(), live, object }
+    Observed { record, has_roster, jobs, running, pods: pods.collect(), live, object }
 }
 
 /// Reads an object that the API server wrote.
@@ -200,6 +210,11 @@ fn job_state(job: &Job, pods: &[Pod]) -> JobState {
         Some(what) => JobState::Waiting(what),
         None => JobState::Running,
     }
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::build::Object;
 use super::dereference::Live;
+use super::keygen::ShareReport;
+use super::record::KeyRecord;
 use super::validate::{Cluster, validate};
 use crate::context::Options;
 use crate::crd::TssCluster;
@@ -71,6 +73,20 @@ pub(super) fn from_body(resource: &ApiResource, body: Value) -> Live {
         deleting: false,
         body,
     }
+}
+
+pub(super) fn report() -> ShareReport {
+    let key = "0227a67181ec034fe8a9a7831e7c2d7d412b81fb87e3d7971ad68f9c754f8c13e6";
+    serde_json::from_value(
+        json!({"index": 1, "threshold": 2, "signers": 3, "cluster": "wallets-demo", "epoch": 1,
+        "public_key": key, "commitment": "00".repeat(32), "path": "0/1/2", "derived_public_key": key,
+        "ethereum_address": "0xe5EebeB057a589fc161DDB718ed51ab8B4F20050", "bitcoin_address": "bc1q"}),
+    )
+    .unwrap()
+}
+
+pub(super) fn record() -> KeyRecord {
+    KeyRecord::new(&cluster(), &report())
 }
 
 pub(super) fn signer_pod(index: u8, ready: bool, node: &str) -> Pod {

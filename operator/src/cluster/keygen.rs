@@ -355,6 +355,17 @@ impl Stage<'_> {
         if let Some(why) = self.failure(&plans) {
             return self.fail(why);
         }
+        // A Pod of an earlier try would take the messages of this one's.
+        let own = |job: &String| plans.iter().any(|plan| plan.name(&self.cluster.name) == *job);
+        if let Some(job) = self.observed.running.iter().find(|job| !own(job))
+            && plans.iter().all(|plan| self.state(plan).is_none())
+        {
+            let message = format!("the Pod of Job {job} is still there");
+            return Step {
+                wait: Some(Duration::from_secs(2)),
+                ..Step::working(Vec::new(), "WaitingForPods", message)
+            };
+        }
         // One that has finished cannot make the key again with one that was started anew.
         let missing = plans.iter().find(|plan| self.state(plan).is_none());
         let finished = plans.iter().any(|plan| matches!(self.state(plan), Some(JobState::Succeeded(_))));
@@ -679,6 +690,23 @@ mod tests {
         assert!(step.verdict.message.contains("no answer from signer 3"), "{}", step.verdict.message);
         let later = there.at(Timestamp::from_second(5).unwrap());
         assert_eq!(later.jobs, plans_of(Task::Generate, 2));
+    }
+
+    #[test]
+    fn a_try_begins_when_the_pods_of_the_one_before_are_gone() {
+        let pod = |phase| -> Pod {
+            let labels = json!({"batch.kubernetes.io/job-name": "demo-generate-2-6f1b5-1"});
+            serde_json::from_value(json!({"metadata": {"labels": labels}, "status": {"phase": phase}}))
+                .unwrap()
+        };
+        let progress = KeyGeneration { attempt: 2, failures: 1, ..KeyGeneration::default() };
+        let mut there = There::new().with_roster().with_progress(progress);
+        there.pods = vec![pod("Running")];
+        let step = there.next();
+        assert_eq!((step.jobs.len(), step.verdict.reason), (0, "WaitingForPods"));
+        assert!(step.wait.is_some());
+        there.pods = vec![pod("Failed")];
+        assert_eq!(there.next().jobs, plans_of(Task::Generate, 2));
     }
 
     #[test]

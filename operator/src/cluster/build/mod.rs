@@ -131,3 +131,170 @@ fn service_account(cluster: &Cluster, name: String, component: &str) -> ServiceA
         ..ServiceAccount::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fixtures::{CLUSTER, cluster, object, options, record};
+    use crate::cluster::keygen::Task;
+    use crate::cluster::validate::validate;
+
+    const EVERYTHING: &str = "
+apiVersion: tss.network/v1alpha1
+kind: TssCluster
+metadata: {name: full, namespace: treasury, uid: 0c1d2e3f-0000-4000-8000-000000000002}
+spec:
+  threshold: 3
+  signers: 3
+  networkName: elsewhere
+  derivationPath: m/44/60
+  keySource:
+    type: ExistingSecrets
+    existingSecrets: {secrets: [a, b, c], rosterConfigMap: roster}
+  auth: {type: None}
+  rabbitmq: {uriSecret: {name: broker, key: address}, port: 5671}
+  mongodb: {uriSecret: {name: store, key: address}, port: 27018, database: wallets}
+  policy: {configMap: rules, key: strict.toml}
+  signingTimeoutSeconds: 60
+  logLevel: info,tss_signer=debug
+  imagePullSecrets: [{name: registry}]
+  manager:
+    replicas: 1
+    image: example.com/manager@sha256:00
+    resources: {requests: {cpu: 250m}, limits: {memory: 1Gi}}
+    nodeSelector: {disk: ssd}
+    tolerations: [{key: dedicated, operator: Exists}]
+    priorityClassName: high
+  signer:
+    image: example.com/signer@sha256:11
+    antiAffinity: Required
+    storage: {size: 5Gi, storageClassName: fast}
+    resources: {limits: {memory: 2Gi}}
+    nodeSelector: {enclave: 'true'}
+    tolerations: [{key: signers, operator: Exists}]
+    priorityClassName: highest
+";
+
+    /// The objects as YAML, without the hashes that change with each of them.
+    fn yaml(objects: Vec<Object>) -> String {
+        let one = |mut object: Object| {
+            object.body["metadata"]["annotations"].as_object_mut().unwrap().remove(names::DESIRED).unwrap();
+            serde_saphyr::to_string(&object.body).unwrap()
+        };
+        objects.into_iter().map(one).collect::<Vec<_>>().join("---\n")
+    }
+
+    fn jobs(tasks: &[Task]) -> Vec<JobPlan> {
+        let plan = |&task| JobPlan {
+            task,
+            index: 2,
+            attempt: "6f1b5-1".into(),
+            public_key: (task == Task::Keep).then(|| record().public_key),
+        };
+        tasks.iter().map(plan).collect()
+    }
+
+    #[test]
+    fn what_a_cluster_with_a_key_is_made_of() {
+        insta::assert_snapshot!(yaml(build(&cluster(), &options(), &[], Some(&record())).unwrap()));
+    }
+
+    #[test]
+    fn what_a_cluster_that_says_everything_is_made_of() {
+        let cluster = validate(&object(EVERYTHING)).unwrap();
+        let key = KeyRecord::new(&cluster, &crate::cluster::fixtures::report());
+        insta::assert_snapshot!(yaml(build(&cluster, &options(), &[], Some(&key)).unwrap()));
+    }
+
+    #[test]
+    fn what_makes_a_key() {
+        let jobs = jobs(&[Task::Identity, Task::Generate, Task::Keep]);
+        insta::assert_snapshot!(yaml(build(&cluster(), &options(), &jobs, None).unwrap()));
+    }
+
+    #[test]
+    fn what_takes_over_a_key() {
+        let cluster = validate(&object(EVERYTHING)).unwrap();
+        let jobs = build(&cluster, &options(), &jobs(&[Task::Inspect]), None).unwrap();
+        insta::assert_snapshot!(yaml(jobs.into_iter().filter(|object| object.kind() == "Job").collect()));
+    }
+
+    /// Every Pod template.
+    fn pods(objects: &[Object]) -> Vec<(&str, &Value)> {
+        let template = |object: &'_ Object| object.body.pointer("/spec/template/spec").is_some();
+        objects
+            .iter()
+            .filter(|object| template(object))
+            .map(|object| (object.name.as_str(), &object.body["spec"]["template"]["spec"]))
+            .collect()
+    }
+
+    fn everything() -> Vec<Object> {
+        let jobs = jobs(&[Task::Identity, Task::Generate, Task::Keep, Task::Inspect]);
+        build(&cluster(), &options(), &jobs, Some(&record())).unwrap()
+    }
+
+    #[test]
+    fn a_signers_share_is_mounted_by_this_signer_and_nobody_else() {
+        let objects = everything();
+        for index in 1..=3 {
+            let secrets = &record().shares[index - 1];
+            for secret in [&secrets.share, &secrets.identity] {
+                let mounting = pods(&objects)
+                    .into_iter()
+                    .filter(|(_, pod)| pod.to_string().contains(&format!("\"{secret}\"")));
+                for (name, _) in mounting {
+                    let own = format!("demo-signer-{index}");
+                    // Key generation's Jobs in this test are all of signer 2.
+                    assert!(
+                        name == own || index == 2 && name.ends_with("-2-6f1b5-1"),
+                        "{name} mounts {secret}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_container_that_stores_has_a_token_and_it_never_talks_to_rabbitmq() {
+        let objects = everything();
+        for (name, pod) in pods(&objects) {
+            assert_eq!(pod["automountServiceAccountToken"], false, "{name}");
+            let containers =
+                ["initContainers", "containers"].iter().filter_map(|key| pod[*key].as_array()).flatten();
+            for container in containers {
+                let mounts = container["volumeMounts"].to_string();
+                let stores = container["name"] == "store";
+                assert_eq!(mounts.contains("serviceaccount"), stores, "{name}");
+                assert_eq!(mounts.contains("tss/rabbitmq"), !stores, "{name}");
+            }
+        }
+        let role = objects.iter().find(|object| object.kind() == "Role").unwrap();
+        assert_eq!(
+            role.body["rules"],
+            serde_json::json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}])
+        );
+    }
+
+    #[test]
+    fn no_secret_stands_in_an_object_and_none_is_made() {
+        for object in everything() {
+            assert_ne!(object.kind(), "Secret");
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_taken_out_changes_the_hash() {
+        let hashes = |yaml: &str| -> Vec<Value> {
+            let cluster = validate(&object(yaml)).unwrap();
+            let objects = build(&cluster, &options(), &[], Some(&record())).unwrap();
+            objects
+                .iter()
+                .map(|object| object.body["metadata"]["annotations"][names::DESIRED].clone())
+                .collect()
+        };
+        let with = format!("{CLUSTER}  imagePullSecrets: [{{name: registry}}]\n");
+        assert_eq!(hashes(CLUSTER), hashes(CLUSTER));
+        assert_ne!(hashes(CLUSTER), hashes(&with));
+    }
+}
