@@ -203,7 +203,10 @@ fn job_state(job: &Job, pods: &[Pod]) -> JobState {
     }
     if let Some(failed) = condition("Failed").or_else(|| condition("FailureTarget")) {
         let said = own.iter().filter_map(|pod| last_words(pod)).next_back();
-        let why = failed.message.clone().or_else(|| failed.reason.clone()).unwrap_or_default();
+        let mut why = failed.message.clone().or_else(|| failed.reason.clone()).unwrap_or_default();
+        if failed.reason.as_deref() == Some("DeadlineExceeded") {
+            why.push_str(": expected RabbitMQ, the image, and the Secrets and ConfigMaps that its Pod mounts to be there");
+        }
         return JobState::Failed(said.unwrap_or(why));
     }
     match own.iter().find_map(|pod| waiting(pod)) {
@@ -255,12 +258,20 @@ fn waiting(pod: &Pod) -> Option<String> {
         }
         Some([reason, waiting.message.as_deref().unwrap_or_default()].join(": "))
     });
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let lacks = |kind: &str| conditions.iter().find(|c| c.type_ == kind && c.status == "False");
     let unscheduled = || {
-        let conditions = status.conditions.as_deref().unwrap_or_default();
-        let condition = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
-        Some(format!("no node for it: {}", condition.message.as_deref().unwrap_or_default()))
+        let message = lacks("PodScheduled")?.message.as_deref().unwrap_or_default();
+        Some(format!("no node for it: {message}"))
     };
-    stuck.or_else(unscheduled)
+    let unmounted = || {
+        lacks("PodReadyToStartContainers")?;
+        let name = pod.name_any();
+        Some(format!(
+            "Pod {name} waits for its volumes; if it stays so, `kubectl describe pod {name}` tells which is missing"
+        ))
+    };
+    if has_ended(pod) { None } else { stuck.or_else(unscheduled).or_else(unmounted) }
 }
 
 fn signer_pod(pod: &Pod) -> SignerPod {

@@ -46,7 +46,8 @@ pub(super) fn build(
 
 /// Nobody reaches key generation. It reaches RabbitMQ and the API server.
 pub(super) fn key_generation(cluster: &Cluster, name: String) -> NetworkPolicy {
-    let ports = [cluster.spec.rabbitmq.port, 443, 6443];
+    // The API server's Service has port 443; behind it are, by the distribution, these.
+    let ports = [cluster.spec.rabbitmq.port, 443, 6443, 8443, 16443];
     policy(cluster, name, super::keygen::COMPONENT, Vec::new(), &ports)
 }
 
