@@ -1,5 +1,8 @@
 //! `SigningRequest`: one message that a cluster signs once.
 
+// Each printer column has a type.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -45,7 +48,9 @@ use super::DERIVATION_PATH;
         priority = 1,
         description = "r and s"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.finishedAt) || (has(self.status) && self.status == oldSelf.status)")
+        .message("the status of a finished request never changes")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -77,7 +82,8 @@ pub struct SigningRequestSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 180), regex(pattern = DERIVATION_PATH))]
     pub derivation_path: Option<String>,
-    /// Seconds from its creation in which it is signed or fails. The signers sign nothing later.
+    /// Seconds from its creation in which it is sent to the manager and signed. The signers sign nothing later, unless
+    /// it has approvals: those are over `notAfter`, and it alone binds the signers then.
     #[serde(default = "deadline")]
     #[schemars(range(min = 1, max = 86_400))]
     pub deadline_seconds: i32,
@@ -85,7 +91,8 @@ pub struct SigningRequestSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<i32>,
-    /// A time after which the signers sign it no more, as approvers have approved it. Goes before deadlineSeconds.
+    /// A time after which the signers sign it no more, as approvers have approved it. The earlier of it and
+    /// deadlineSeconds ends the wait for the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Time>,
     /// Who approved it, as `tssctl approve` prints.
@@ -148,12 +155,9 @@ pub struct Approval {
 /// How far a request is. Once `Complete` or `Failed` is True, nothing here changes.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("!has(oldSelf.finishedAt) || self == oldSelf")
-        .message("the status of a finished request never changes")
-)]
 pub struct SigningRequestStatus {
-    /// `Accepted`, `Complete`, `Failed`.
+    /// `Accepted`: whether a manager has it, Unknown while one may. `Complete`: whether it is signed, Unknown while the
+    /// manager does not say. `Failed`: it never will be.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]

@@ -60,7 +60,7 @@ pub fn signature(signed: Signed, id: Uuid, request: &Request) -> Result<Signatur
 }
 
 fn is_hex(text: &str) -> bool {
-    text.len() % 2 == 0 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len().is_multiple_of(2) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Why a manager has ended a request without a signature. The manager says it in words; these are the beginnings of

@@ -23,7 +23,9 @@ const MAX_MESSAGE: usize = 2048;
 pub fn shortened(mut text: String, most: usize) -> String {
     const END: &str = "…";
     if text.len() > most {
-        text.truncate(text.floor_char_boundary(most.saturating_sub(END.len())));
+        let room = most.saturating_sub(END.len());
+        let end = text.char_indices().map(|(at, _)| at).take_while(|&at| at <= room).last();
+        text.truncate(end.unwrap_or_default());
         text.push_str(END);
     }
     text

@@ -14,8 +14,8 @@
 //! it is being sent is written into the status before it is sent, so that an operator which starts anew does not say
 //! of a request that nobody took it, while signers sign it.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, future, stream};
@@ -30,8 +30,8 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, watcher};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tss_common::backoff::Backoff;
 
+use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::crd::{SigningRequest, TssCluster};
 use apply::Applier;
@@ -51,8 +51,6 @@ pub mod validate;
 const NAME: &str = "signingrequest";
 /// How many objects are looked at at the same time. Most of them wait for their signatures.
 const CONCURRENCY: u16 = 256;
-/// After how long a look that failed is repeated.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// Why a look at an object failed.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +94,7 @@ struct Looker {
     context: Arc<Context>,
     applier: Applier,
     clusters: Store<DeserializeGuard<TssCluster>>,
-    retries: Mutex<HashMap<(String, String), Backoff>>,
+    retries: Backoff<(String, String)>,
 }
 
 /// Runs the controller until `stop`.
@@ -113,11 +111,11 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let looker = Arc::new(Looker {
         applier: Applier::new(managers, stop.clone()),
         clusters: clusters_writer.as_reader(),
-        retries: Mutex::default(),
+        retries: Backoff::default(),
         context: context.clone(),
     });
-    let changes = trigger_self(requests_changed(scoped(&context), requests_writer), ());
-    let ready = clusters_ready(scoped(&context), clusters_writer, requests.clone());
+    let changes = trigger_self(requests_changed(context.api(), requests_writer), ());
+    let ready = clusters_ready(context.api(), clusters_writer, requests.clone());
     let queue = stream::select(changes, ready.map(|request| Ok(request.into())));
     applier(
         |object, looker| Box::pin(reconcile(object, looker)),
@@ -132,17 +130,6 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         future::ready(())
     })
     .await;
-}
-
-/// The API of a kind in the namespaces that are looked after.
-fn scoped<K>(context: &Context) -> Api<K>
-where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
-{
-    match &context.options.watch_namespace {
-        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
-        None => Api::all(context.client.clone()),
-    }
 }
 
 /// The requests that have changed, and keeps them in the writer's store, without what is long: messages are read
@@ -216,7 +203,7 @@ async fn reconcile(
     };
     looker.context.metrics.reconciled(NAME, outcome, began.elapsed().saturating_sub(waited));
     if result.is_ok() {
-        looker.retries().remove(&id_of(&*object));
+        looker.retries.succeeded(&id_of(&object));
     }
     result
 }
@@ -229,9 +216,7 @@ fn retry(object: Arc<DeserializeGuard<SigningRequest>>, error: &Error, looker: A
         }
         Category::Transient => {
             tracing::warn!(%error, "a SigningRequest could not be looked after");
-            let mut retries = looker.retries();
-            let backoff = retries.entry(id_of(&*object)).or_insert_with(|| Backoff::new(RETRY.0, RETRY.1));
-            Action::requeue(backoff.delay())
+            Action::requeue(looker.retries.failed(id_of(&object)))
         }
         Category::Permanent => {
             tracing::error!(%error, "a SigningRequest cannot be looked after");
@@ -245,10 +230,6 @@ fn id_of(object: &DeserializeGuard<SigningRequest>) -> (String, String) {
 }
 
 impl Looker {
-    fn retries(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Backoff>> {
-        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Looks at an object. Adds to `waited` how long the manager waited for a signature.
     async fn look(
         &self,
@@ -313,7 +294,7 @@ impl Looker {
             Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
             Err(ControllerError::ObjectNotFound(object)) => {
                 let namespace = object.namespace.clone().unwrap_or_default();
-                self.retries().remove(&(namespace, object.name.clone()));
+                self.retries.succeeded(&(namespace, object.name.clone()));
             }
             Err(error) => tracing::warn!(%error, "the watch of SigningRequests"),
         }
