@@ -150,8 +150,8 @@ impl Election {
         self.duration * 5 / 6
     }
 
-    /// How long a request to the API server may take, and how long to wait after one that failed: two
-    /// fit between the renewal and giving up.
+    /// How long a request to the API server may take, and how long an operator that stands by waits between two
+    /// looks. Two fit between the renewal and giving up.
     fn pause(&self) -> Duration {
         self.duration / 6
     }
@@ -307,15 +307,21 @@ impl Election {
             let renewed = timeout_at(give_up, async {
                 loop {
                     sleep_until(next).await;
-                    match timeout(self.pause(), self.renew(held)).await {
-                        Ok(Ok(())) => return Ok(()),
-                        Ok(Err(NotRenewed::Api(error))) => problem = error.to_string(),
-                        Ok(Err(lost)) => return Err(lost),
-                        Err(_) => problem = "the API server has not answered in time".into(),
-                    }
-                    tracing::warn!(error = problem, "the Lease is not renewed yet");
                     // A request that has waited its time out need not wait again.
-                    next = Instant::now() + self.pause() / 4;
+                    let wait = match timeout(self.pause(), self.renew(held)).await {
+                        Ok(Ok(())) => return Ok(()),
+                        Ok(Err(NotRenewed::Api(error))) => {
+                            problem = error.to_string();
+                            self.pause() / 2
+                        }
+                        Ok(Err(lost)) => return Err(lost),
+                        Err(_) => {
+                            problem = "the API server has not answered in time".into();
+                            Duration::ZERO
+                        }
+                    };
+                    tracing::warn!(error = problem, "the Lease is not renewed yet");
+                    next = Instant::now() + wait;
                 }
             })
             .await;

@@ -9,6 +9,7 @@
 //! | [`context`] | what both controllers have |
 //! | [`condition`] | conditions of a status |
 //! | [`program`] | the operator as a process: both controllers, health, metrics |
+//! | [`shutdown`] | how a controller comes to its end |
 //! | [`lease`] | leader election |
 //! | [`http`] | health and metrics |
 //! | [`metrics`] | what the operator counts |
@@ -23,5 +24,6 @@ pub mod http;
 pub mod lease;
 pub mod metrics;
 pub mod program;
+pub mod shutdown;
 pub mod signing_request;
 pub mod store;

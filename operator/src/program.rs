@@ -1,5 +1,6 @@
 //! The operator as a process: both controllers, health, metrics.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,6 +161,7 @@ pub async fn run(arguments: RunOptions) -> anyhow::Result<()> {
 async fn control(context: Arc<Context>, health: &Health, stop: CancellationToken) -> anyhow::Result<()> {
     let ours = stop.child_token();
     let mut controllers = JoinSet::new();
+    let names = [CLUSTER, SIGNING_REQUEST];
     let running = health.running(CLUSTER);
     let (it, token) = (context.clone(), ours.clone());
     controllers.spawn(async move {
@@ -174,12 +176,16 @@ async fn control(context: Arc<Context>, health: &Health, stop: CancellationToken
         drop(running);
         SIGNING_REQUEST
     });
-    join(controllers, ours).await
+    join(controllers, names.into(), ours).await
 }
 
 /// Waits until all controllers have ended. One that ends without being told to is an error, and the others
 /// are told to end then.
-async fn join(mut controllers: JoinSet<&'static str>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn join(
+    mut controllers: JoinSet<&'static str>,
+    mut names: BTreeSet<&'static str>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut result = Ok(());
     let first = tokio::select! {
         biased;
@@ -188,21 +194,30 @@ async fn join(mut controllers: JoinSet<&'static str>, stop: CancellationToken) -
     };
     if let Some(ended) = first {
         result = Err(match ended {
-            Ok(name) => anyhow!("the controller {name} has ended on its own"),
+            Ok(name) => {
+                names.remove(name);
+                anyhow!("the controller {name} has ended on its own")
+            }
             Err(error) => anyhow!("a controller has failed: {error}"),
         });
         stop.cancel();
     }
     let rest = async {
         while let Some(ended) = controllers.join_next().await {
-            if let (Err(error), true) = (ended, result.is_ok()) {
-                result = Err(anyhow!("a controller has failed: {error}"));
+            match ended {
+                Ok(name) => {
+                    names.remove(name);
+                }
+                Err(error) if result.is_ok() => result = Err(anyhow!("a controller has failed: {error}")),
+                Err(_) => {}
             }
         }
     };
     match timeout(GRACE, rest).await {
         Ok(()) => result,
-        Err(_) => result.and(Err(anyhow!("the controllers have not ended within {GRACE:?}"))),
+        Err(_) => {
+            result.and(Err(anyhow!("not ended within {GRACE:?}: {}", Vec::from_iter(names).join(", "))))
+        }
     }
 }
 
@@ -225,7 +240,7 @@ mod tests {
         controller(&mut set, "a", &stop);
         controller(&mut set, "b", &stop);
         stop.cancel();
-        join(set, stop).await.expect("they end");
+        join(set, ["a", "b"].into(), stop).await.expect("they end");
     }
 
     #[tokio::test]
@@ -234,7 +249,7 @@ mod tests {
         let mut set = JoinSet::new();
         controller(&mut set, "a", &stop);
         set.spawn(async { "b" });
-        let error = join(set, stop.clone()).await.expect_err("an error");
+        let error = join(set, ["a", "b"].into(), stop.clone()).await.expect_err("an error");
         assert_eq!(error.to_string(), "the controller b has ended on its own");
         assert!(stop.is_cancelled());
     }
@@ -245,7 +260,7 @@ mod tests {
         let mut set: JoinSet<&'static str> = JoinSet::new();
         set.spawn(std::future::pending());
         stop.cancel();
-        let error = join(set, stop).await.expect_err("an error");
-        assert_eq!(error.to_string(), "the controllers have not ended within 20s");
+        let error = join(set, ["a"].into(), stop).await.expect_err("an error");
+        assert_eq!(error.to_string(), "not ended within 20s: a");
     }
 }

@@ -27,6 +27,7 @@ use crate::backoff::Backoff;
 use crate::condition;
 use crate::context::Context;
 use crate::crd::{TssCluster, TssClusterStatus};
+use crate::shutdown;
 use apply::{Applied, ApplyError};
 use dereference::{Observed, kinds};
 use keygen::{Step, Write};
@@ -103,7 +104,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let config = Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
     let mut controller = Controller::new(clusters, watcher::Config::default())
         .with_config(config)
-        .graceful_shutdown_on(async move { stop.cancelled().await });
+        .graceful_shutdown_on(stop.clone().cancelled_owned());
     for kind in kinds().into_iter().chain([ApiResource::erase::<Pod>(&())]) {
         // Only the metadata; the rest is asked for when it is needed.
         let api: Api<PartialObjectMeta> = context.api_with(&kind);
@@ -111,7 +112,9 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
             controller.watches_with(api, kind, watcher::Config::default().labels(names::CLUSTER), cluster_of);
     }
     let state = Arc::new(State { context, backoff: Backoff::default() });
-    controller.run(reconcile_guarded, on_error, state).for_each(|_| std::future::ready(())).await;
+    let cache = controller.store();
+    let passes = controller.run(reconcile_guarded, on_error, state);
+    shutdown::ended(passes.for_each(|_| std::future::ready(())), cache, stop).await;
 }
 
 fn cluster_of(object: PartialObjectMeta) -> Option<ObjectRef<DeserializeGuard<TssCluster>>> {

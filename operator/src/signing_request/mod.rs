@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::crd::{SigningRequest, TssCluster};
+use crate::shutdown;
 use apply::Applier;
 use dereference::dereference;
 use manager::Managers;
@@ -117,19 +118,19 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let changes = trigger_self(requests_changed(context.api(), requests_writer), ());
     let ready = clusters_ready(context.api(), clusters_writer, requests.clone());
     let queue = stream::select(changes, ready.map(|request| Ok(request.into())));
-    applier(
+    let passes = applier(
         |object, looker| Box::pin(reconcile(object, looker)),
         retry,
         looker.clone(),
-        requests,
-        queue.take_until(stop.cancelled_owned()),
+        requests.clone(),
+        queue.take_until(stop.clone().cancelled_owned()),
         Config::default().concurrency(CONCURRENCY),
     )
     .for_each(|result| {
         looker.note(result);
         future::ready(())
-    })
-    .await;
+    });
+    shutdown::ended(passes, requests, stop).await;
 }
 
 /// The requests that have changed, and keeps them in the writer's store, without what is long: messages are read
