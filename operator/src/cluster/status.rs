@@ -160,6 +160,10 @@ fn progress(
     if step.key.is_none() {
         return Verdict::yes(step.verdict.reason, step.verdict.message.clone());
     }
+    if !applied.changed.is_empty() {
+        // What comes of it is seen by the next pass.
+        return Verdict::yes("Applying", format!("written: {}", applied.changed.join(", ")));
+    }
     let unsettled = observed
         .live
         .iter()
