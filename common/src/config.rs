@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use tss_mpc::party::MAX_SIGNERS;
-use tss_mpc::{DerivationPath, EngineId, SignerIndex, Threshold};
+use tss_mpc::{DerivationPath, EngineId, PublicKey, SignerIndex, Threshold};
 use zeroize::Zeroizing;
 
 /// A text that is not shown: a URI with a password in it.
@@ -148,6 +148,9 @@ config! {
     cluster: String = "tss".into(),
     /// The key that signs when a request names none.
     key: String = "default".into(),
+    /// The public key of `key`, SEC1 in hex. A manager that is told it uses no other; else it learns it from the
+    /// signers.
+    public_key: Option<PublicKey> = None,
     /// The threshold protocol.
     engine: EngineId = EngineId::Dkls23,
     /// How many signers are needed to sign.

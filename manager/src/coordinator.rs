@@ -988,7 +988,7 @@ mod tests {
             active: 1,
             pending: 3,
         };
-        let keys = Arc::new(Keys::new(Threshold::new(2, 3).unwrap(), store.clone()));
+        let keys = Arc::new(Keys::new(Threshold::new(2, 3).unwrap(), None, store.clone()));
         let metrics = Metrics::new(&Registry::new());
         Coordinator::new(options, store, MemoryBus::new(), keys, Arc::default(), metrics)
     }

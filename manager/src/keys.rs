@@ -1,20 +1,21 @@
 //! The cluster's keys, as they are on record.
 //!
-//! A manager holds no key and is told none: it learns public keys from the signers. The first one that
-//! t signers agree on is put on record for good, so that nobody can swap it later, and signatures are
-//! checked against it.
+//! A manager holds no key. It learns public keys from the signers: the first one that t signers agree on is put
+//! on record for good, so that nobody can swap it later, and signatures are checked against it. Where the
+//! configuration tells the public key, no other is ever used, whatever the store has on record.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tss_common::wire::KeyAnnouncement;
-use tss_mpc::{SignerIndex, Threshold};
+use tss_mpc::{PublicKey, SignerIndex, Threshold};
 
 use crate::store::{KeyRecord, Store, StoreError};
 
 /// The keys on record, by id.
 pub struct Keys {
     expected: Threshold,
+    told: Option<(String, PublicKey)>,
     store: Arc<dyn Store>,
     known: Mutex<HashMap<String, KeyRecord>>,
 }
@@ -29,9 +30,15 @@ pub enum Unrecorded {
 }
 
 impl Keys {
-    /// No keys yet, and only such with this threshold will do.
-    pub fn new(expected: Threshold, store: Arc<dyn Store>) -> Self {
-        Self { expected, store, known: Mutex::default() }
+    /// No keys yet, and only such with this threshold will do; under the id of `told`, only its public key.
+    pub fn new(expected: Threshold, told: Option<(String, PublicKey)>, store: Arc<dyn Store>) -> Self {
+        Self { expected, told, store, known: Mutex::default() }
+    }
+
+    /// The public key that the configuration tells for this id, if it is another one.
+    fn other_than_told(&self, id: &str, public_key: PublicKey) -> Option<PublicKey> {
+        let (told_id, told) = self.told.as_ref()?;
+        (id == told_id && public_key != *told).then_some(*told)
     }
 
     /// The key of this id.
@@ -49,7 +56,13 @@ impl Keys {
     /// [`StoreError`].
     pub async fn load(&self) -> Result<(), StoreError> {
         for key in self.store.keys().await? {
-            self.know(key);
+            match self.other_than_told(&key.id, key.public_key) {
+                None => self.know(key),
+                Some(told) => tracing::warn!(
+                    key = %key.id, on_record = %key.public_key, %told,
+                    "the key on record in the store is not the one that `public_key` tells: it is not used"
+                ),
+            }
         }
         Ok(())
     }
@@ -69,6 +82,10 @@ impl Keys {
                 Ok(None) => {}
                 Ok(Some(record)) => {
                     let standing = self.store.pin_key(&record).await?;
+                    let standing = match self.other_than_told(&standing.id, standing.public_key) {
+                        None => standing,
+                        Some(_) => record,
+                    };
                     tracing::info!(key = %standing.id, public_key = %standing.public_key, "key is on record");
                     self.know(standing);
                 }
@@ -86,6 +103,12 @@ impl Keys {
                 key.threshold, self.expected
             )));
         }
+        if let Some(told) = self.other_than_told(&key.id, key.public_key) {
+            return Err(Unrecorded::Conflict(format!(
+                "key `{}` has public key {}, but `public_key` says {told}",
+                key.id, key.public_key
+            )));
+        }
         if let Some(known) = self.get(&key.id) {
             if (known.public_key, known.chain_code) != (key.public_key, key.chain_code) {
                 return Err(Unrecorded::Conflict(format!(
@@ -100,5 +123,53 @@ impl Keys {
         }
         let KeyAnnouncement { id, epoch, scheme: _, threshold, public_key, chain_code } = key.clone();
         Ok(Some(KeyRecord { id, epoch, threshold, public_key, chain_code }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tss_mpc::Scheme;
+
+    use super::*;
+    use crate::store::embedded::EmbeddedStore;
+
+    fn announcement(public_key: PublicKey) -> KeyAnnouncement {
+        KeyAnnouncement {
+            id: "default".into(),
+            epoch: 1,
+            scheme: Scheme::EcdsaSecp256k1,
+            threshold: Threshold::new(2, 3).unwrap(),
+            public_key,
+            chain_code: [0; 32],
+        }
+    }
+
+    fn public_key(text: &str) -> PublicKey {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_configuration_tells_is_used_whatever_the_store_and_the_signers_say() {
+        let ours = public_key("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798");
+        let other = public_key("02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5");
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&folder.path().join("store")).unwrap());
+        let threshold = Threshold::new(2, 3).unwrap();
+        let live = |key| (1..=2).map(|i| (SignerIndex::new(i).unwrap(), announcement(key))).collect();
+        // Somebody was quicker, as long as nobody told the manager better.
+        let untold = Keys::new(threshold, None, store.clone());
+        untold.consider(&live(other)).await.unwrap();
+        assert_eq!(untold.get("default").unwrap().public_key, other);
+
+        let keys = Keys::new(threshold, Some(("default".into(), ours)), store);
+        keys.load().await.unwrap();
+        assert_eq!(keys.get("default"), None);
+        let refused = keys.consider(&live(other)).await.unwrap();
+        assert!(
+            matches!(&refused[..], [(_, Unrecorded::Conflict(why)), _] if why.contains(&ours.to_string()))
+        );
+        assert_eq!(keys.get("default"), None);
+        keys.consider(&live(ours)).await.unwrap();
+        assert_eq!(keys.get("default").unwrap().public_key, ours);
     }
 }

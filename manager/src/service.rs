@@ -98,7 +98,8 @@ impl Manager {
         let threshold = Threshold::new(config.threshold, config.total_parties)?;
         let metrics = Metrics::new(&registry);
         metrics.threshold.set(threshold.t().into());
-        let keys = Arc::new(Keys::new(threshold, store.clone()));
+        let told = config.public_key.map(|public_key| (config.key.clone(), public_key));
+        let keys = Arc::new(Keys::new(threshold, told, store.clone()));
         let presence = Arc::new(Presence::default());
         let limits = CoordinatorOptions {
             engine: config.engine,

@@ -92,6 +92,8 @@ pub(super) fn manager(cluster: &Cluster, key: &KeyRecord) -> Settings {
     };
     let mut settings = network(cluster);
     settings.extend([
+        // Not to be learnt from whoever writes to the database first.
+        ("public_key".into(), json!(key.public_key)),
         ("store".into(), json!("mongodb")),
         ("mongodb_uri_file".into(), json!(format!("{MONGODB}/uri"))),
         ("mongodb_database".into(), json!(database)),
