@@ -31,8 +31,11 @@ const FRESH: Duration = Duration::from_secs(1);
 pub struct Health {
     client: Client,
     controllers: Arc<Mutex<BTreeMap<&'static str, Controller>>>,
-    api: Arc<tokio::sync::Mutex<Option<(Instant, Vec<String>)>>>,
+    api: Arc<tokio::sync::Mutex<Option<ApiAnswer>>>,
 }
+
+/// When the API server was asked, and what was missing there.
+type ApiAnswer = (Instant, Vec<String>);
 
 #[derive(Clone, Copy)]
 enum Controller {
