@@ -31,11 +31,15 @@ const FRESH: Duration = Duration::from_secs(1);
 pub struct Health {
     client: Client,
     controllers: Arc<Mutex<BTreeMap<&'static str, Controller>>>,
-    api: Arc<tokio::sync::Mutex<Option<ApiAnswer>>>,
+    api: Arc<tokio::sync::Mutex<Option<Found>>>,
 }
 
-/// When the API server was asked, and what was missing there.
-type ApiAnswer = (Instant, Vec<String>);
+/// What the API server did not serve, and when it was asked.
+#[derive(Clone)]
+struct Found {
+    missing: Vec<String>,
+    at: Instant,
+}
 
 #[derive(Clone, Copy)]
 enum Controller {
@@ -86,13 +90,10 @@ impl Health {
             .collect();
         let mut api = self.api.lock().await;
         let found = match api.take() {
-            Some((since, found)) if since.elapsed() < FRESH => (since, found),
-            _ => {
-                let found = missing_of_api(&self.client).await;
-                (Instant::now(), found)
-            }
+            Some(found) if found.at.elapsed() < FRESH => found,
+            _ => Found { missing: missing_of_api(&self.client).await, at: Instant::now() },
         };
-        missing.extend_from_slice(&found.1);
+        missing.extend_from_slice(&found.missing);
         *api = Some(found);
         missing
     }
