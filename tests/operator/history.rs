@@ -16,6 +16,8 @@ use crate::server::Namespace;
 pub(crate) struct Change {
     /// The API server numbers all changes, of whatever objects, in the order in which etcd took them.
     version: u64,
+    /// Whether it was there at the beginning.
+    first: bool,
     pub(crate) kind: String,
     pub(crate) name: String,
     /// The object as it was then, unless it was gone.
@@ -37,7 +39,7 @@ impl History {
             let list = api.list(&ListParams::default()).await.unwrap();
             let mut version = list.metadata.resource_version.clone().unwrap();
             for item in list.items {
-                changes.lock().unwrap().push(Change::of(&kind.kind, item, false));
+                changes.lock().unwrap().push(Change { first: true, ..Change::of(&kind.kind, item, false) });
             }
             let (changes, kind) = (changes.clone(), kind.kind.clone());
             tasks.push(tokio::spawn(async move {
@@ -66,7 +68,7 @@ impl History {
         all
     }
 
-    /// Every state there was: after each change, what objects there were, by kind and name.
+    /// Every state there was after the beginning: after each change, what objects there were, by kind and name.
     pub(crate) fn states(&self) -> Vec<(Change, BTreeMap<(String, String), Value>)> {
         let mut state = BTreeMap::new();
         let changes = self.changes().into_iter();
@@ -78,7 +80,7 @@ impl History {
             }
             (change, state.clone())
         });
-        states.collect()
+        states.filter(|(change, _)| !change.first).collect()
     }
 }
 
@@ -86,6 +88,7 @@ impl Change {
     fn of(kind: &str, object: DynamicObject, gone: bool) -> Self {
         Self {
             version: object.resource_version().unwrap().parse().unwrap(),
+            first: false,
             kind: kind.into(),
             name: object.name_any(),
             object: (!gone).then(|| serde_json::to_value(object).unwrap()),

@@ -1,6 +1,6 @@
 //! The kubelet of these tests. There is no node here, so nothing runs: this says through the API what a real kubelet
 //! would say had the Pods run, and does to Secrets what the commands in them would have done. Identities and keys are
-//! real ones. The real kubelet, and the real commands, are part of the tests of whole networks.
+//! real ones, though keys are dealt, not made together. The real kubelet, and the real commands, are part of the tests of whole networks.
 //!
 //! Pods are bound to no node, so the API server deletes them at once.
 
@@ -10,16 +10,21 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Volume};
+use k256::elliptic_curve::PrimeField as _;
+use k256::{ProjectivePoint, Scalar};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tss_common::identity::Identity;
-use tss_mpc::{DerivationPath, Dkls23, ShareDocument, SignerIndex, Threshold};
+use tss_mpc::share::{CoreShare, EngineParts};
+use tss_mpc::{DerivationPath, PublicKey, Scheme, ShareDocument, SignerIndex, Threshold};
 use tss_operator::cluster::names;
 use tss_signer::report::{IdentityReport, ShareReport};
+use uuid::Uuid;
 
 use crate::server::Namespace;
 
@@ -397,9 +402,7 @@ impl Node {
             if members.len() < usize::from(config.threshold.n()) {
                 return None;
             }
-            let make =
-                move || tssctl::keygen::generate(&Dkls23, &config.cluster, "default", config.threshold);
-            let shares = tokio::task::spawn_blocking(make).await.unwrap().unwrap();
+            let shares = deal(&config.cluster, config.threshold);
             self.sessions.insert(work.attempt.clone(), Session { members, shares });
         }
         let session = &self.sessions[&work.attempt];
@@ -518,6 +521,50 @@ impl<'a> Work<'a> {
     }
 }
 
+/// The shares of a new key: real ones, but for what the engine needs besides. That takes seconds to make here, and nothing
+/// is signed in these tests.
+fn deal(network: &str, threshold: Threshold) -> BTreeMap<SignerIndex, ShareDocument> {
+    let coefficients: Vec<Scalar> = (0..threshold.t()).map(|_| random_scalar()).collect();
+    let at = |x: u8| {
+        let x = Scalar::from(u64::from(x));
+        coefficients.iter().rev().fold(Scalar::ZERO, |sum, coefficient| sum * x + coefficient)
+    };
+    let public =
+        |secret: Scalar| PublicKey::from_affine((ProjectivePoint::GENERATOR * secret).to_affine()).unwrap();
+    let public_shares: BTreeMap<SignerIndex, PublicKey> =
+        threshold.signers().map(|index| (index, public(at(index.get())))).collect();
+    let chain_code: [u8; 32] = Sha256::digest(Uuid::new_v4()).into();
+    let share = |index: SignerIndex| {
+        let document = ShareDocument {
+            version: 1,
+            cluster: network.to_owned(),
+            key: "default".to_owned(),
+            epoch: 1,
+            scheme: Scheme::EcdsaSecp256k1,
+            core: CoreShare {
+                index,
+                threshold,
+                secret_share: serde_json::from_value(json!(hex::encode(at(index.get()).to_bytes()))).unwrap(),
+                public_shares: public_shares.clone(),
+                chain_code,
+                public_key: public(at(0)),
+            },
+            engines: EngineParts::default(),
+        };
+        (index, document)
+    };
+    threshold.signers().map(share).collect()
+}
+
+fn random_scalar() -> Scalar {
+    loop {
+        let bytes: [u8; 32] = Sha256::digest(Uuid::new_v4()).into();
+        if let Some(scalar) = Scalar::from_repr(bytes.into()).into_option() {
+            return scalar;
+        }
+    }
+}
+
 /// What a signer reports of its share.
 fn report(share: &ShareDocument, path: &DerivationPath) -> Value {
     serde_json::to_value(ShareReport::of(share, path).unwrap()).unwrap()
@@ -538,9 +585,7 @@ pub(crate) async fn existing_key(
     network: &str,
     threshold: Threshold,
 ) -> Value {
-    let network = network.to_owned();
-    let make = move || tssctl::keygen::generate(&Dkls23, &network, "default", threshold);
-    let shares = tokio::task::spawn_blocking(make).await.unwrap().unwrap();
+    let shares = deal(network, threshold);
     let identities = tssctl::keygen::identities(threshold);
     let client: &Client = &namespace.client;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace.name);

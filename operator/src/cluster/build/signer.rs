@@ -95,6 +95,8 @@ fn stateful_set(
         metadata,
         spec: Some(StatefulSetSpec {
             replicas: Some(1),
+            // Else Kubernetes waits for a Pod that a bad change has broken, and the change that mends it comes to nothing.
+            pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(3),
             service_name: Some(names::signers(&cluster.name)),
             selector,
