@@ -95,7 +95,7 @@ async fn what_is_possible_is_accepted() {
         let hex = "ab".repeat(32);
         for object in [
             cluster("a", 2, 2),
-            cluster(&"a".repeat(36), 16, 16),
+            cluster(&"a".repeat(36), 15, 15),
             with(cluster("wallet", 2, 3), everything),
             with(cluster("wallet", 2, 3), json!({"spec": {"keySource": secrets}})),
             with(cluster("wallet", 2, 3), json!({"spec": {"keySource": {"type": "Generate"}, "derivationPath": "m"}})),
@@ -149,7 +149,7 @@ async fn an_impossible_cluster_is_refused_with_a_reason() {
         assert_refused(namespace, vec![
             (cluster("wallet", 4, 3), "threshold: expected at most as many as there are signers"),
             (cluster("wallet", 1, 3), "spec.threshold: Invalid value: 1: spec.threshold in body should be greater than or equal to 2"),
-            (cluster("wallet", 2, 17), "spec.signers in body should be less than or equal to 16"),
+            (cluster("wallet", 2, 16), "spec.signers in body should be less than or equal to 15"),
             (cluster(&"a".repeat(37), 2, 3), long_name),
             (cluster("1wallet", 2, 3), long_name),
             (cluster("my.wallet", 2, 3), long_name),

@@ -72,6 +72,7 @@ async fn what_is_changed_by_hand_is_changed_back() {
             (&stateful_set, "wallet-signer-1", json!({"spec": {"template": {"spec": {"serviceAccountName": "default"}}}})),
             (&stateful_set, "wallet-signer-1", json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 0}}}})),
             (&stateful_set, "wallet-signer-2", label.clone()),
+            (&stateful_set, "wallet-signer-1", image("spy")),
             (&deployment, "wallet-manager", json!({"spec": {"replicas": 0}})),
             (&deployment, "wallet-manager", json!({"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": 1}}}})),
             (&deployment, "wallet-manager", label.clone()),

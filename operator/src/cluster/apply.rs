@@ -70,13 +70,13 @@ pub async fn apply(
             Some(live) if !live.owned => return Err(not_ours(object)),
             Some(live) if is_as_desired(live, object) => {}
             Some(_) if object.kind() == "StatefulSet" && held.contains(&object.name) => {}
-            Some(_) => {
-                patch(client, cluster, object).await?;
+            Some(live) => {
+                patch(client, cluster, object, &live.body).await?;
                 applied.changed.push(label);
             }
             None => {
                 ensure_free(client, cluster, object).await?;
-                patch(client, cluster, object).await?;
+                patch(client, cluster, object, &Value::Null).await?;
                 applied.changed.push(label);
             }
         }
@@ -142,12 +142,39 @@ async fn ensure_free(client: &Client, cluster: &Cluster, object: &Object) -> Res
     }
 }
 
-async fn patch(client: &Client, cluster: &Cluster, object: &Object) -> Result<(), ApplyError> {
+async fn patch(client: &Client, cluster: &Cluster, object: &Object, live: &Value) -> Result<(), ApplyError> {
     let mut parameters = PatchParams::apply(FIELD_MANAGER).force();
     parameters.field_validation = Some(ValidationDirective::Strict);
-    let patch = Patch::Apply(&object.body);
-    let patched = api(client, cluster, object).patch(&object.name, &parameters, &patch).await;
+    let api = api(client, cluster, object);
+    let added = match api.patch(&object.name, &parameters, &Patch::Apply(&object.body)).await {
+        Ok(after) => lists(&serde_json::to_value(after).unwrap_or_default(), &object.body),
+        // What somebody added can be at odds with what there should be: two ports of one name.
+        Err(kube::Error::Api(status)) if status.code == 422 => match lists(live, &object.body) {
+            Some(lists) => Some(lists),
+            None => return Err(refused(object, kube::Error::Api(status))),
+        },
+        Err(error) => return Err(refused(object, error)),
+    };
+    // Server-side apply leaves in a list what others added to it: a container, say, that mounts a share.
+    let Some(lists) = added else { return Ok(()) };
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let patched = api.patch(&object.name, &parameters, &Patch::Merge(&lists)).await;
     patched.map(drop).map_err(|error| refused(object, error))
+}
+
+/// The lists that are not as desired, whole, as a merge patch.
+fn lists(live: &Value, desired: &Value) -> Option<Value> {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => {
+            let differ: serde_json::Map<String, Value> = desired
+                .iter()
+                .filter_map(|(key, value)| Some((key.clone(), lists(live.get(key)?, value)?)))
+                .collect();
+            (!differ.is_empty()).then_some(Value::Object(differ))
+        }
+        (Value::Array(_), Value::Array(_)) if !contains(live, desired) => Some(desired.clone()),
+        _ => None,
+    }
 }
 
 fn api(client: &Client, cluster: &Cluster, object: &Object) -> Api<DynamicObject> {
@@ -195,7 +222,17 @@ pub async fn keep(client: &Client, map: &ConfigMap) -> Result<(), ApplyError> {
 mod tests {
     use serde_json::json;
 
-    use super::contains;
+    use super::{contains, lists};
+
+    #[test]
+    fn a_list_to_which_somebody_added_is_replaced_and_nothing_else() {
+        let desired =
+            json!({"spec": {"replicas": 1, "containers": [{"name": "a"}], "volumes": [{"name": "v"}]}});
+        let live = json!({"spec": {"replicas": 2, "containers": [{"name": "a", "x": 1}, {"name": "spy"}],
+            "volumes": [{"name": "v", "mode": 1}]}});
+        assert_eq!(lists(&live, &desired), Some(json!({"spec": {"containers": [{"name": "a"}]}})));
+        assert_eq!(lists(&desired, &desired), None);
+    }
 
     #[test]
     fn what_the_api_server_adds_is_no_difference_and_what_somebody_changed_is() {
