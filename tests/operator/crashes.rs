@@ -37,31 +37,27 @@ async fn survives(fault: Fault) -> bool {
     died
 }
 
-/// At the first request, the second, and so on, until one comes to the end unharmed. Yields how many there were.
-async fn at_every_request(how: How) -> usize {
-    let mut first = 0;
-    loop {
-        let faults = (first..first + AT_ONCE).map(|at| Fault { at, how });
-        let died: Vec<bool> = futures::stream::iter(faults).map(survives).buffered(AT_ONCE).collect().await;
-        first += AT_ONCE;
-        if died.contains(&false) {
-            return first - AT_ONCE + died.iter().filter(|died| **died).count();
-        }
-    }
+/// At the first request, the one `step` after it, and so on, until one comes to the end unharmed. Yields how often
+/// it did not.
+async fn at_every_request(how: How, step: usize) -> usize {
+    let faults = (0..).step_by(step).map(|at| Fault { at, how });
+    let died = futures::stream::iter(faults).map(survives).buffered(AT_ONCE);
+    died.take_while(|died| std::future::ready(*died)).count().await
 }
 
 #[tokio::test]
 async fn an_operator_that_is_killed_at_any_request_of_key_generation_leaves_one_key() {
-    let count = at_every_request(How::Killed).await;
+    let count = at_every_request(How::Killed, 1).await;
     println!("killed at each of {count} requests");
-    assert!(count > 30, "{count}");
+    assert!(count > 40, "{count}");
 }
 
 #[tokio::test]
-async fn an_answer_that_is_lost_at_any_request_of_key_generation_leaves_one_key() {
-    let count = at_every_request(How::AnswerLost).await;
-    println!("the answer to each of {count} requests was lost");
-    assert!(count > 30, "{count}");
+async fn an_answer_that_is_lost_at_any_other_request_of_key_generation_leaves_one_key() {
+    // Each takes seconds, and neighbours are alike.
+    let count = at_every_request(How::AnswerLost, 2).await;
+    println!("the answers to {count} requests were lost, one in each run");
+    assert!(count > 20, "{count}");
 }
 
 #[tokio::test]

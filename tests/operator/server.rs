@@ -20,7 +20,7 @@ use tss_operator::crd::{TssCluster, TssClusterStatus};
 use uuid::Uuid;
 
 /// How long what must happen may take. The control plane shares two cores with the tests.
-pub(crate) const SOON: Duration = Duration::from_secs(180);
+pub(crate) const SOON: Duration = Duration::from_secs(300);
 /// How often it is looked whether it has.
 pub(crate) const OFTEN: Duration = Duration::from_millis(200);
 
