@@ -30,9 +30,9 @@ pub(crate) async fn assert_whole(namespace: &Namespace, name: &str, n: u8) {
         let object = object.replace('X', name);
         assert!(all.contains_key(&object), "{object} is missing among {:#?}", all.keys());
     }
-    for object in all.keys().filter(|object| object.starts_with("Job ") || object.contains("keygen")) {
-        panic!("{object} is left over");
-    }
+    let left: Vec<_> =
+        all.keys().filter(|object| object.starts_with("Job ") || object.contains("keygen")).collect();
+    assert!(left.is_empty(), "left over: {left:?}");
     let kept = namespace.kept_shares().await;
     assert_eq!(kept.len(), usize::from(n), "{kept:?}");
 }

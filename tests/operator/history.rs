@@ -24,6 +24,9 @@ pub(crate) struct Change {
     pub(crate) object: Option<Value>,
 }
 
+/// Objects, by kind and name.
+pub(crate) type Objects = BTreeMap<(String, String), Value>;
+
 /// The changes of objects of some kinds in a namespace, from the moment on when it was made.
 pub(crate) struct History {
     changes: Arc<Mutex<Vec<Change>>>,
@@ -68,8 +71,8 @@ impl History {
         all
     }
 
-    /// Every state there was after the beginning: after each change, what objects there were, by kind and name.
-    pub(crate) fn states(&self) -> Vec<(Change, BTreeMap<(String, String), Value>)> {
+    /// Every state there was after the beginning: after each change, what objects there were.
+    pub(crate) fn states(&self) -> Vec<(Change, Objects)> {
         let mut state = BTreeMap::new();
         let changes = self.changes().into_iter();
         let states = changes.map(|change| {

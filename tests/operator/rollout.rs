@@ -1,6 +1,5 @@
 //! Signers are changed one at a time, and never so that the quorum is lost.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,12 +8,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ApiResource, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::history::History;
+use crate::history::{History, Objects};
 use crate::kubelet::{Kubelet, Which, image};
 use crate::operator::{Operator, is_settled};
 use crate::server::{Namespace, OFTEN, cluster, in_namespace, until};
-
-type State = BTreeMap<(String, String), Value>;
 
 async fn watched(namespace: &Namespace) -> History {
     let kinds = [ApiResource::erase::<StatefulSet>(&()), ApiResource::erase::<Pod>(&())];
@@ -22,7 +19,7 @@ async fn watched(namespace: &Namespace) -> History {
 }
 
 /// Which signers were ready.
-fn ready(state: &State, n: u8) -> Vec<u8> {
+fn ready(state: &Objects, n: u8) -> Vec<u8> {
     let is_ready = |index: &u8| {
         let pod = state.get(&("Pod".to_owned(), format!("wallet-signer-{index}-0")));
         pod.is_some_and(|pod| {
