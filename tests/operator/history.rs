@@ -52,7 +52,10 @@ impl History {
                         let (item, gone) = match event {
                             WatchEvent::Added(item) | WatchEvent::Modified(item) => (item, false),
                             WatchEvent::Deleted(item) => (item, true),
-                            WatchEvent::Bookmark(_) => continue,
+                            WatchEvent::Bookmark(bookmark) => {
+                                version = bookmark.metadata.resource_version;
+                                continue;
+                            }
                             WatchEvent::Error(error) => panic!("{error}"),
                         };
                         version = item.resource_version().unwrap();
@@ -66,6 +69,7 @@ impl History {
 
     /// All of it up to now.
     pub(crate) fn changes(&self) -> Vec<Change> {
+        assert!(!self.tasks.iter().any(JoinHandle::is_finished), "a watch has ended: the history has a gap");
         let mut all = self.changes.lock().unwrap().clone();
         all.sort_by_key(|change| change.version);
         all
