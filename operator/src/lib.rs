@@ -5,10 +5,11 @@
 //! | [`crd`] | the custom resources |
 //! | [`cluster`] | the controller of `TssCluster` |
 //! | [`signing_request`] | the controller of `SigningRequest` |
+//! | [`canary`] | the controller of canaries: a fixed message signed on a schedule |
 //! | [`backoff`] | when a controller tries again |
-//! | [`context`] | what both controllers have |
+//! | [`context`] | what every controller has |
 //! | [`condition`] | conditions of a status |
-//! | [`program`] | the operator as a process: both controllers, health, metrics |
+//! | [`program`] | the operator as a process: all controllers, health, metrics |
 //! | [`shutdown`] | how a controller comes to its end |
 //! | [`lease`] | leader election |
 //! | [`http`] | health and metrics |
@@ -16,6 +17,7 @@
 //! | [`store`] | `operator store`: the end of key generation, in a Pod of its own |
 
 pub mod backoff;
+pub mod canary;
 pub mod cluster;
 pub mod condition;
 pub mod context;

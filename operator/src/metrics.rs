@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use k8s_openapi::jiff::Timestamp;
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use tss_common::telemetry::register;
+
+const CANARY_LABELS: [&str; 2] = ["namespace", "cluster"];
 
 /// The metrics of an operator.
 #[derive(Clone)]
@@ -16,6 +21,22 @@ pub struct Metrics {
     objects: IntGaugeVec,
     /// 1 while this operator works, 0 while it stands by.
     leader: IntGauge,
+    canary_interval: IntGaugeVec,
+    canary_last_success: IntGaugeVec,
+    canary_seconds: GaugeVec,
+    canaries: IntCounterVec,
+}
+
+/// How often [`sampled`] samples.
+const SAMPLE: Duration = Duration::from_secs(10);
+
+/// Has a metric set again and again, for ever.
+pub async fn sampled(sample: impl Fn()) {
+    let mut ticks = tokio::time::interval(SAMPLE);
+    loop {
+        ticks.tick().await;
+        sample();
+    }
 }
 
 impl Metrics {
@@ -61,6 +82,33 @@ impl Metrics {
                 registry,
                 IntGauge::new("tss_operator_leader", "1 while this operator works, 0 while it stands by."),
             ),
+            canary_interval: gauges(
+                "tss_canary_interval_seconds",
+                "Seconds from one canary of a TssCluster to the next.",
+                &CANARY_LABELS,
+            ),
+            canary_last_success: gauges(
+                "tss_canary_last_success_timestamp_seconds",
+                "When a canary of a TssCluster was signed last, in seconds since 1970; 0 when none ever was.",
+                &CANARY_LABELS,
+            ),
+            canary_seconds: register(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "tss_canary_seconds",
+                        "Seconds that the last canary to be signed took, to the precision of Kubernetes' times.",
+                    ),
+                    &CANARY_LABELS,
+                ),
+            ),
+            canaries: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new("tss_canary_total", "Canaries that ended, by outcome: completed or failed."),
+                    &["namespace", "cluster", "outcome"],
+                ),
+            ),
         }
     }
 
@@ -74,14 +122,66 @@ impl Metrics {
         self.errors.with_label_values(&[controller, kind]).inc();
     }
 
-    /// So many of a controller's objects are in this state.
-    pub fn objects(&self, controller: &'static str, state: &'static str, count: usize) {
-        self.objects.with_label_values(&[controller, state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// So many of a controller's objects are in each state.
+    pub fn objects<const N: usize>(&self, controller: &'static str, states: [(&'static str, i64); N]) {
+        for (state, count) in states {
+            self.objects.with_label_values(&[controller, state]).set(count);
+        }
+    }
+
+    /// The canary of a TssCluster. There are as many as there are such objects; what is gone is taken out with
+    /// [`Metrics::no_canary`].
+    pub fn canary<'a>(&'a self, namespace: &'a str, cluster: &'a str) -> Canary<'a> {
+        let labels = [namespace, cluster];
+        // They are there before the first success and the first failure.
+        self.canary_last_success.with_label_values(&labels);
+        for outcome in ["completed", "failed"] {
+            self.canaries.with_label_values(&[namespace, cluster, outcome]);
+        }
+        Canary { metrics: self, labels }
+    }
+
+    /// A TssCluster has no canary any more.
+    pub fn no_canary(&self, namespace: &str, cluster: &str) {
+        let labels = [namespace, cluster];
+        // What is not there need not be removed.
+        drop(self.canary_interval.remove_label_values(&labels));
+        drop(self.canary_last_success.remove_label_values(&labels));
+        drop(self.canary_seconds.remove_label_values(&labels));
+        for outcome in ["completed", "failed"] {
+            drop(self.canaries.remove_label_values(&[namespace, cluster, outcome]));
+        }
     }
 
     /// Whether this operator works, or stands by.
     pub fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
+    }
+}
+
+/// The metrics of one cluster's canary.
+pub struct Canary<'a> {
+    metrics: &'a Metrics,
+    labels: [&'a str; 2],
+}
+
+impl Canary<'_> {
+    /// One is asked for each so many seconds.
+    pub fn interval(&self, seconds: i32) {
+        self.metrics.canary_interval.with_label_values(&self.labels).set(seconds.into());
+    }
+
+    /// One has ended.
+    pub fn ended(&self, signed: bool) {
+        let [namespace, cluster] = self.labels;
+        let outcome = if signed { "completed" } else { "failed" };
+        self.metrics.canaries.with_label_values(&[namespace, cluster, outcome]).inc();
+    }
+
+    /// The last that was signed.
+    pub fn succeeded(&self, at: Timestamp, took: Duration) {
+        self.metrics.canary_last_success.with_label_values(&self.labels).set(at.as_second());
+        self.metrics.canary_seconds.with_label_values(&self.labels).set(took.as_secs_f64());
     }
 }
 
@@ -97,7 +197,7 @@ mod tests {
         let metrics = Metrics::new(&registry);
         metrics.reconciled("tsscluster", "applied", Duration::from_millis(20));
         metrics.failed("signingrequest", "api");
-        metrics.objects("tsscluster", "ready", 3);
+        metrics.objects("tsscluster", [("ready", 3), ("not_ready", 1)]);
         metrics.leads(true);
         let (_, text) = render_metrics(&registry);
         for line in [
@@ -110,5 +210,30 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_canary_is_counted_until_it_is_gone() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry);
+        let canary = metrics.canary("wallets", "demo");
+        canary.interval(60);
+        let labels = r#"cluster="demo",namespace="wallets""#;
+        let has = |line: &str| render_metrics(&registry).1.lines().any(|found| found == line);
+        assert!(has(&format!("tss_canary_last_success_timestamp_seconds{{{labels}}} 0")));
+        canary.ended(true);
+        canary.ended(false);
+        canary.succeeded(Timestamp::from_second(1_700_000_000).unwrap(), Duration::from_millis(500));
+        for line in [
+            format!("tss_canary_interval_seconds{{{labels}}} 60"),
+            format!("tss_canary_last_success_timestamp_seconds{{{labels}}} 1700000000"),
+            format!("tss_canary_seconds{{{labels}}} 0.5"),
+            format!(r#"tss_canary_total{{cluster="demo",namespace="wallets",outcome="completed"}} 1"#),
+            format!(r#"tss_canary_total{{cluster="demo",namespace="wallets",outcome="failed"}} 1"#),
+        ] {
+            assert!(has(&line), "{line} is not in:\n{}", render_metrics(&registry).1);
+        }
+        metrics.no_canary("wallets", "demo");
+        assert!(!render_metrics(&registry).1.contains("wallets"));
     }
 }

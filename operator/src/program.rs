@@ -1,4 +1,4 @@
-//! The operator as a process: both controllers, health, metrics.
+//! The operator as a process: all controllers, health, metrics.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::context::{Context, FIELD_MANAGER, Options};
 use crate::http::{self, Health};
 use crate::lease::{Election, Fence};
 use crate::metrics::Metrics;
-use crate::{cluster, signing_request};
+use crate::{canary, cluster, signing_request};
 
 /// How long controllers may take to come to an end, within the 30 seconds that Kubernetes gives a Pod.
 const GRACE: Duration = Duration::from_secs(20);
@@ -30,6 +30,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// The names of the controllers, in metrics and in `/readyz`.
 const CLUSTER: &str = "tsscluster";
 const SIGNING_REQUEST: &str = "signingrequest";
+const CONTROLLERS: [&str; 3] = [CLUSTER, SIGNING_REQUEST, canary::CONTROLLER];
 
 /// How the operator runs.
 #[derive(Clone, Debug, clap::Args)]
@@ -115,7 +116,7 @@ pub async fn run(arguments: RunOptions) -> anyhow::Result<()> {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry);
     let plain = client_without_retries(config.clone())?;
-    let health = Health::new(plain.clone(), &[CLUSTER, SIGNING_REQUEST]);
+    let health = Health::new(plain.clone(), &CONTROLLERS);
     let listener = http::listen(arguments.http_address).await?;
     tracing::info!(address = %arguments.http_address, version = env!("CARGO_PKG_VERSION"), "the operator listens");
     // Until the controllers have ended: they are looked at while they do.
@@ -161,7 +162,6 @@ pub async fn run(arguments: RunOptions) -> anyhow::Result<()> {
 async fn control(context: Arc<Context>, health: &Health, stop: CancellationToken) -> anyhow::Result<()> {
     let ours = stop.child_token();
     let mut controllers = JoinSet::new();
-    let names = [CLUSTER, SIGNING_REQUEST];
     let running = health.running(CLUSTER);
     let (it, token) = (context.clone(), ours.clone());
     controllers.spawn(async move {
@@ -170,13 +170,20 @@ async fn control(context: Arc<Context>, health: &Health, stop: CancellationToken
         CLUSTER
     });
     let running = health.running(SIGNING_REQUEST);
-    let token = ours.clone();
+    let (it, token) = (context.clone(), ours.clone());
     controllers.spawn(async move {
-        signing_request::run(context, token).await;
+        signing_request::run(it, token).await;
         drop(running);
         SIGNING_REQUEST
     });
-    join(controllers, names.into(), ours).await
+    let running = health.running(canary::CONTROLLER);
+    let token = ours.clone();
+    controllers.spawn(async move {
+        canary::run(context, token).await;
+        drop(running);
+        canary::CONTROLLER
+    });
+    join(controllers, CONTROLLERS.into(), ours).await
 }
 
 /// Waits until all controllers have ended. One that ends without being told to is an error, and the others

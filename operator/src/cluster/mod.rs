@@ -27,6 +27,7 @@ use crate::backoff::Backoff;
 use crate::condition;
 use crate::context::Context;
 use crate::crd::{TssCluster, TssClusterStatus};
+use crate::metrics::sampled;
 use crate::shutdown;
 use apply::{Applied, ApplyError};
 use dereference::{Observed, kinds};
@@ -111,10 +112,25 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         controller =
             controller.watches_with(api, kind, watcher::Config::default().labels(names::CLUSTER), cluster_of);
     }
-    let state = Arc::new(State { context, backoff: Backoff::default() });
+    let state = Arc::new(State { context: context.clone(), backoff: Backoff::default() });
     let cache = controller.store();
-    let passes = controller.run(reconcile_guarded, on_error, state);
-    shutdown::ended(passes.for_each(|_| std::future::ready(())), cache, stop).await;
+    let passes = controller.run(reconcile_guarded, on_error, state).for_each(|_| std::future::ready(()));
+    let count = || {
+        let is_ready = |cluster: &TssCluster| {
+            let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice());
+            condition::is_true(conditions.unwrap_or_default(), status::READY)
+        };
+        let clusters: Vec<_> =
+            cache.state().iter().map(|cluster| cluster.0.as_ref().ok().map(is_ready)).collect();
+        let count = |ready| clusters.iter().map(|found| i64::from(*found == ready)).sum();
+        let states =
+            [("ready", count(Some(true))), ("not_ready", count(Some(false))), ("unreadable", count(None))];
+        context.metrics.objects(CONTROLLER, states);
+    };
+    tokio::select! {
+        () = shutdown::ended(passes, cache.clone(), stop) => {}
+        () = sampled(count) => {}
+    }
 }
 
 fn cluster_of(object: PartialObjectMeta) -> Option<ObjectRef<DeserializeGuard<TssCluster>>> {

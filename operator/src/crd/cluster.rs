@@ -95,6 +95,10 @@ pub struct TssClusterSpec {
     #[serde(default = "log_level")]
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9_:=,\[\]{}.*-]+$"))]
     pub log_level: String,
+    /// Has a fixed message signed on a schedule, through everything that a SigningRequest goes through, and tells of it
+    /// in the operator's metrics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanarySpec>,
     /// Secrets with which images are pulled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -107,6 +111,25 @@ fn signing_timeout() -> i32 {
 
 fn log_level() -> String {
     "info".into()
+}
+
+/// The canary: a fixed message that is signed on a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CanarySpec {
+    /// Seconds from one to the next. One that takes longer than this, or than 60 seconds, has failed.
+    #[serde(default = "canary_interval")]
+    #[schemars(range(min = 10, max = 86_400))]
+    pub interval_seconds: i32,
+    /// Which derived key signs; the one at the cluster's derivationPath when absent. The signers' policy has to allow
+    /// it, and the hash sha256, without approvals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 180), regex(pattern = DERIVATION_PATH))]
+    pub derivation_path: Option<String>,
+}
+
+fn canary_interval() -> i32 {
+    60
 }
 
 /// A threshold protocol.

@@ -33,7 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::context::Context;
-use crate::crd::{SigningRequest, TssCluster};
+use crate::crd::{Phase, SigningRequest, TssCluster};
+use crate::metrics::sampled;
 use crate::shutdown;
 use apply::Applier;
 use dereference::dereference;
@@ -103,8 +104,8 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let managers = match Managers::new(context.options.manager_url.as_deref()) {
         Ok(managers) => managers,
         Err(error) => {
-            tracing::error!(%error, "no HTTP client can be made: SigningRequests are not looked after");
-            return stop.cancelled().await;
+            // The operator ends with a controller that does.
+            return tracing::error!(%error, "no HTTP client can be made");
         }
     };
     let (requests_writer, clusters_writer) = (Writer::default(), Writer::default());
@@ -130,7 +131,27 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         looker.note(result);
         future::ready(())
     });
-    shutdown::ended(passes, requests, stop).await;
+    let count = || {
+        let phase = |request: &SigningRequest| request.status.as_ref().and_then(|status| status.phase);
+        let phases: Vec<_> = requests
+            .state()
+            .iter()
+            .map(|request| request.0.as_ref().ok().map(|request| phase(request).unwrap_or(Phase::Pending)))
+            .collect();
+        let count = |phase| phases.iter().map(|found| i64::from(*found == phase)).sum();
+        let states = [
+            ("pending", count(Some(Phase::Pending))),
+            ("accepted", count(Some(Phase::Accepted))),
+            ("complete", count(Some(Phase::Complete))),
+            ("failed", count(Some(Phase::Failed))),
+            ("unreadable", count(None)),
+        ];
+        context.metrics.objects(NAME, states);
+    };
+    tokio::select! {
+        () = shutdown::ended(passes, requests.clone(), stop) => {}
+        () = sampled(count) => {}
+    }
 }
 
 /// The requests that have changed, and keeps them in the writer's store, without what is long: messages are read
