@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::approval::Approval;
 use crate::envelope::Signed;
 use crate::intent::Intent;
+use crate::trace::TraceParent;
 
 /// The version of all messages here.
 pub const VERSION: u8 = 2;
@@ -60,6 +61,10 @@ pub struct Attempt {
     pub quorum: Quorum,
     /// When the manager stops waiting; later it is not worth beginning.
     pub expires: Timestamp,
+    /// Which span of the manager's it belongs to. Says nothing of what is to be signed, and whatever cannot be
+    /// read is as if it were not there.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "TraceParent::lenient")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// Signer to managers, signed: how an attempt ended.
@@ -146,14 +151,27 @@ pub struct KeyAnnouncement {
     pub chain_code: [u8; 32],
 }
 
-impl WireError {
-    /// A short name of the kind, for metric labels.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Version(_) => "version",
-            Self::Forged(_) => "forged",
-            Self::Stale(_) => "stale",
-            Self::Malformed(_) => "malformed",
+crate::labels! {
+    /// Why a message was not believed.
+    pub enum Disbelief {
+        /// It is of another version.
+        Version = "version",
+        /// The signer it names did not sign it.
+        Forged = "forged",
+        /// It is old.
+        Stale = "stale",
+        /// It is not such a message.
+        Malformed = "malformed",
+    }
+}
+
+impl From<&WireError> for Disbelief {
+    fn from(error: &WireError) -> Self {
+        match error {
+            WireError::Version(_) => Self::Version,
+            WireError::Forged(_) => Self::Forged,
+            WireError::Stale(_) => Self::Stale,
+            WireError::Malformed(_) => Self::Malformed,
         }
     }
 }

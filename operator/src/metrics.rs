@@ -24,9 +24,6 @@ impl Metrics {
         let gauges = |name: &str, help: &str, labels: &[&str]| {
             register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
-        gauges("tss_operator_build_info", "Always 1: which operator this is.", &["version"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
         Self {
             reconcile_seconds: register(
                 registry,
@@ -106,7 +103,6 @@ mod tests {
             r#"tss_operator_reconcile_errors_total{controller="signingrequest",kind="api"} 1"#,
             r#"tss_operator_objects{controller="tsscluster",state="ready"} 3"#,
             "tss_operator_leader 1",
-            concat!(r#"tss_operator_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
