@@ -154,3 +154,19 @@ impl<L: Label> Counters<L> {
         self.counters.with_label_values(&[label.as_str()]).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_says_which_program_it_is_of() {
+        let (_, text) = render_metrics(&registry("manager"));
+        let labels = format!(
+            "program=\"manager\",revision=\"{}\",version=\"{}\"",
+            version::REVISION,
+            version::VERSION
+        );
+        assert!(text.contains(&format!("tss_build_info{{{labels}}} 1\n")), "{text}");
+    }
+}

@@ -231,4 +231,40 @@ mod tests {
         let later = String::from_utf8(bytes.to_vec()).unwrap().replace("\"version\":2", "\"version\":9");
         assert_eq!(from_json::<Outcome>(later.as_bytes()).unwrap_err(), WireError::Version(9));
     }
+
+    /// What a manager says that knows of traces; of two that do not, one older and one with something else there.
+    #[test]
+    fn a_garbled_traceparent_and_none_are_one_and_the_same() {
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let attempt = Attempt {
+            request: Uuid::from_u128(7),
+            attempt: 1,
+            intent: Intent {
+                cluster: "c".into(),
+                key: "k".into(),
+                path: "0/1".parse().unwrap(),
+                hash: crate::intent::HashAlgorithm::Sha256,
+                digest: [7; 32],
+                not_after: None,
+            },
+            message: b"m".to_vec(),
+            approvals: Vec::new(),
+            engine: EngineId::Dkls23,
+            epoch: 1,
+            quorum: Quorum::new([1, 2].map(|index| SignerIndex::new(index).unwrap())).unwrap(),
+            expires: Timestamp::UNIX_EPOCH,
+            traceparent: None,
+        };
+        let untraced = to_json(&attempt).unwrap();
+        assert!(!String::from_utf8_lossy(&untraced).contains("traceparent"));
+        let traced = Attempt { traceparent: Some(traceparent.parse().unwrap()), ..attempt };
+        let traced = to_json(&traced).unwrap();
+        assert_eq!(from_json::<Attempt>(&traced).unwrap().traceparent.unwrap().to_string(), traceparent);
+        let quoted = format!("\"{traceparent}\"");
+        for garbled in ["\"\"", "null", "7", "[[1]]", "{\"a\":{}}", "\"00-\"", &quoted.to_uppercase()] {
+            let text = String::from_utf8(traced.to_vec()).unwrap().replace(&quoted, garbled);
+            let read: Attempt = from_json(text.as_bytes()).unwrap();
+            assert_eq!(to_json(&read).unwrap(), untraced, "{garbled}");
+        }
+    }
 }

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
-use tss_common::telemetry::register;
+use prometheus::{HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry};
+use tss_common::telemetry::{Label, register};
 
 /// The metrics of an operator.
 #[derive(Clone)]
 pub struct Metrics {
     /// Seconds of each pass, by controller and outcome.
     reconcile_seconds: HistogramVec,
-    /// Passes that failed, by controller and kind of error.
-    errors: IntCounterVec,
     /// Objects, by controller and state.
     objects: IntGaugeVec,
     /// 1 while this operator works, 0 while it stands by.
@@ -39,16 +37,6 @@ impl Metrics {
                     &["controller", "outcome"],
                 ),
             ),
-            errors: register(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "tss_operator_reconcile_errors_total",
-                        "Passes that failed, by controller and kind of error.",
-                    ),
-                    &["controller", "kind"],
-                ),
-            ),
             objects: gauges(
                 "tss_operator_objects",
                 "Objects, by controller and state.",
@@ -66,14 +54,20 @@ impl Metrics {
         self.reconcile_seconds.with_label_values(&[controller, outcome]).observe(elapsed.as_secs_f64());
     }
 
-    /// A pass over an object failed for this kind of reason.
-    pub fn failed(&self, controller: &'static str, kind: &'static str) {
-        self.errors.with_label_values(&[controller, kind]).inc();
+    /// A controller's passes can end like this: they are counted from 0 on.
+    pub fn begin<L: Label>(&self, controller: &'static str) {
+        for outcome in L::ALL {
+            self.reconcile_seconds.with_label_values(&[controller, outcome.as_str()]);
+        }
     }
 
-    /// So many of a controller's objects are in this state.
-    pub fn objects(&self, controller: &'static str, state: &'static str, count: usize) {
-        self.objects.with_label_values(&[controller, state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// In which state each of a controller's objects is.
+    pub fn objects<L: Label + PartialEq>(&self, controller: &'static str, states: &[L]) {
+        for state in L::ALL {
+            let count = states.iter().filter(|found| *found == state).count();
+            let gauge = self.objects.with_label_values(&[controller, state.as_str()]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Whether this operator works, or stands by.
@@ -87,21 +81,24 @@ mod tests {
     use tss_common::telemetry::render_metrics;
 
     use super::*;
+    use crate::signing_request::count::ClusterState;
 
     #[test]
     fn what_is_counted_is_rendered() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry);
         metrics.reconciled("tsscluster", "applied", Duration::from_millis(20));
-        metrics.failed("signingrequest", "api");
-        metrics.objects("tsscluster", "ready", 3);
+        metrics.begin::<ClusterState>("signingrequest");
+        metrics.objects("tsscluster", &[ClusterState::Ready, ClusterState::Unreadable, ClusterState::Ready]);
         metrics.leads(true);
         let (_, text) = render_metrics(&registry);
         for line in [
             r#"tss_operator_reconcile_seconds_count{controller="tsscluster",outcome="applied"} 1"#,
             r#"tss_operator_reconcile_seconds_bucket{controller="tsscluster",outcome="applied",le="0.025"} 1"#,
-            r#"tss_operator_reconcile_errors_total{controller="signingrequest",kind="api"} 1"#,
-            r#"tss_operator_objects{controller="tsscluster",state="ready"} 3"#,
+            r#"tss_operator_reconcile_seconds_count{controller="signingrequest",outcome="not_ready"} 0"#,
+            r#"tss_operator_objects{controller="tsscluster",state="ready"} 2"#,
+            r#"tss_operator_objects{controller="tsscluster",state="not_ready"} 0"#,
+            r#"tss_operator_objects{controller="tsscluster",state="unreadable"} 1"#,
             "tss_operator_leader 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
