@@ -247,17 +247,18 @@ async fn a_caller_decides_whether_it_is_traced_and_a_garbled_traceparent_changes
     let (collector, url) = Collector::start().await;
     let network = Network::start(&url).await;
     let good = format!("00-{TRACE}-{CALLER}-01");
-    let garbled: [&[&[u8]]; 7] = [
-        &[good[..54].as_bytes()],
-        &[good.to_uppercase().as_bytes()],
-        &[format!("00-{}-{CALLER}-01", "0".repeat(32)).as_bytes()],
-        &[format!("{good}-{}", "x".repeat(4000)).as_bytes()],
-        &[b""],
-        &[b"\xff\xfe00-"],
-        &[good.as_bytes(), good.as_bytes()],
+    let garbled = [
+        vec![good[..54].to_owned().into_bytes()],
+        vec![good.to_uppercase().into_bytes()],
+        vec![format!("00-{}-{CALLER}-01", "0".repeat(32)).into_bytes()],
+        vec![format!("{good}-{}", "x".repeat(4000)).into_bytes()],
+        vec![Vec::new()],
+        vec![b"\xff\xfe00-".to_vec()],
+        vec![good.clone().into_bytes(), good.into_bytes()],
     ];
     for (number, traceparents) in garbled.iter().enumerate() {
-        network.sign(&format!("message {number}"), traceparents).await;
+        let traceparents: Vec<&[u8]> = traceparents.iter().map(Vec::as_slice).collect();
+        network.sign(&format!("message {number}"), &traceparents).await;
     }
     network.sign("not to be traced", &[format!("00-{TRACE}-{CALLER}-00").as_bytes()]).await;
     network.stop().await;
