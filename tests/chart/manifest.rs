@@ -29,6 +29,17 @@ fn the_operator_runs_as_in_the_manifest() {
     }
 }
 
+/// The API server fills in `rollingUpdate`, and refuses it beside Recreate. Only what Helm has written does Helm take away.
+#[test]
+fn several_operators_can_become_one_again() {
+    let strategy = |values: &str| {
+        the(&Chart::new("tss-network").values(values).objects(), "Deployment")["spec"]["strategy"].clone()
+    };
+    let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+    assert_eq!(strategy("replicas: 2"), rolling);
+    assert_eq!(strategy("replicas: 1"), json!({"type": "Recreate"}));
+}
+
 #[test]
 fn the_operator_may_do_what_the_manifest_says_and_no_more() {
     let manifest = manifest();

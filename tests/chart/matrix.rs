@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tss_operator::crd::TssCluster;
 
-use crate::helm::{CHARTS, Chart, TSS_CLUSTER, run, with_files};
+use crate::helm::{CHARTS, Chart, TSS_CLUSTER, objects, read, run, with_files};
 
 /// The oldest Kubernetes that the charts are for, and the newest that there are schemas of.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
@@ -202,12 +202,13 @@ fn helm_finds_nothing_to_say_against_a_chart() {
 #[test]
 fn charts_have_the_version_of_the_programs() {
     for name in CHARTS {
-        let chart = crate::helm::read(format!("charts/{name}/Chart.yaml"));
-        let chart = &crate::helm::objects(&chart)[0];
+        let chart = read(format!("charts/{name}/Chart.yaml"));
+        let chart = &objects(&chart)[0];
         assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"), "{name}");
         // The servers have versions of their own.
         if name != "backing" {
             assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"), "{name}");
         }
     }
+    assert!(read("Containerfile").contains(concat!("\nARG VERSION=", env!("CARGO_PKG_VERSION"), "\n")));
 }
