@@ -218,8 +218,8 @@ mod tests {
             format!("tss_canary_interval_seconds{{{labels}}} 60"),
             format!("tss_canary_last_success_timestamp_seconds{{{labels}}} 1700000000"),
             format!("tss_canary_seconds{{{labels}}} 0.5"),
-            format!(r#"tss_canary_total{{cluster="demo",namespace="wallets",outcome="completed"}} 1"#),
-            format!(r#"tss_canary_total{{cluster="demo",namespace="wallets",outcome="failed"}} 1"#),
+            r#"tss_canary_total{cluster="demo",namespace="wallets",outcome="completed"} 1"#.to_owned(),
+            r#"tss_canary_total{cluster="demo",namespace="wallets",outcome="failed"} 1"#.to_owned(),
         ] {
             assert!(has(&line), "{line} is not in:\n{}", render_metrics(&registry).1);
         }

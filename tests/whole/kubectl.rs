@@ -113,6 +113,11 @@ impl Namespace {
         applied.unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// `kubectl patch` of a spec.
+    pub(crate) fn patch(&self, object: &str, spec: &Value) {
+        self.run(&["patch", object, "--type=merge", "-p", &json!({ "spec": spec }).to_string()]);
+    }
+
     /// `kubectl wait --for=condition=…`.
     pub(crate) fn wait(&self, object: &str, condition: &str, patience: Duration) {
         let condition = format!("--for=condition={condition}");

@@ -188,13 +188,11 @@ fn what_cannot_be_signed_fails_with_a_reason_and_policy_is_the_signers() {
     };
     namespace.until("they are counted", PATIENCE, || counted("completed") >= 2.0);
     assert_eq!(counted("failed"), 0.0);
-    let forbidden = json!({"spec": {"canary": {"derivationPath": "7"}}}).to_string();
-    namespace.run(&["patch", "tsscluster", "strict", "--type=merge", "-p", &forbidden]);
+    namespace.patch("tsscluster/strict", &json!({"canary": {"derivationPath": "7"}}));
     namespace.until("one that the policy forbids has failed", PATIENCE, || {
         !canaries("Failed").is_empty() && counted("failed") >= 1.0
     });
-    let none = json!({"spec": {"canary": null}}).to_string();
-    namespace.run(&["patch", "tsscluster", "strict", "--type=merge", "-p", &none]);
+    namespace.patch("tsscluster/strict", &json!({"canary": null}));
 
     for (name, of, spec, reason, part) in [
         ("other-path", "strict", json!({"message": "m", "derivationPath": "7"}), "PolicyRefused", "path"),

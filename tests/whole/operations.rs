@@ -92,6 +92,12 @@ fn charts_before(folder: &Path) -> PathBuf {
         let rest = after.split_once('\n').map_or("", |(_, rest)| rest);
         std::fs::write(&path, format!("{before}\nversion: 0.0.1\n{rest}")).unwrap();
     }
+    // Another operator's Pod, so that the upgrade replaces it.
+    let path = charts.join("tss-network/values.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let before = text.replace("\npodAnnotations: {}\n", "\npodAnnotations: {version: before}\n");
+    assert_ne!(text, before, "the values have no podAnnotations");
+    std::fs::write(&path, before).unwrap();
     let path = charts.join("tss-network-crds/files/tssclusters.tss.network.yaml");
     let mut definition: Value = serde_saphyr::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let spec = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
@@ -104,6 +110,15 @@ fn charts_before(folder: &Path) -> PathBuf {
 
 /// Fields that the version before had not.
 const NEWER: [&str; 2] = ["canary", "traces"];
+
+/// Stops, also when a test fails meanwhile.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Signs all the time, until it is told to stop; yields how many requests it has made.
 fn sign_until(stop: &AtomicBool, namespace: &Namespace) -> usize {
@@ -137,15 +152,14 @@ fn operations_are_as_they_are_written() {
         assert_signs(&namespace.get(&format!("signingrequest/{name}")), &demo, name);
     };
     sign("first");
-    let canary = json!({"spec": {"canary": {"intervalSeconds": 10}, "logLevel": "debug"}}).to_string();
-    let patch = ["patch", "tsscluster", "demo", "--type=merge", "-p", &canary];
-    namespace.run(&patch);
+    let canary = json!({"canary": {"intervalSeconds": 10}});
+    namespace.patch("tsscluster/demo", &canary);
     assert!(
         namespace.get("tsscluster/demo")["spec"].get("canary").is_none(),
         "the version before had no canary"
     );
 
-    upgraded_while_it_signs(&desk, &namespace, &demo, &patch);
+    upgraded_while_it_signs(&desk, &namespace, &demo, &canary);
     test_tells_when_nothing_signs(&desk);
 
     desk.procedure("Change the password of RabbitMQ or MongoDB");
@@ -174,19 +188,21 @@ fn operations_are_as_they_are_written() {
 
     let left = desk.procedure("Uninstall");
     assert_eq!(left.matches("-e1-").count(), 3, "the shares stay: {left}");
-    assert_eq!(kubectl(&["get", "pods", "-n", "tss-network", "-o", "name"]), "");
+    assert_eq!(kubectl(&["get", "deployments", "-n", "tss-network", "-o", "name"]), "");
     assert_eq!(namespace.get("tsscluster/demo")["status"], again["status"], "the network goes on");
 }
 
 /// Requests come all the time, while operator, definitions, managers and signers are changed and changed back.
-fn upgraded_while_it_signs(desk: &Desk, namespace: &Namespace, demo: &Value, newer: &[&str]) {
+fn upgraded_while_it_signs(desk: &Desk, namespace: &Namespace, demo: &Value, newer: &Value) {
     let stop = AtomicBool::new(false);
     let made = std::thread::scope(|scope| {
         let signing = scope.spawn(|| sign_until(&stop, namespace));
+        let stopping = Stop(&stop);
         desk.take(&charts());
         desk.procedure("Upgrade");
-        // What is new works, and changes every Pod.
-        namespace.run(newer);
+        // What is new works; and every Pod is changed.
+        namespace.patch("tsscluster/demo", newer);
+        namespace.patch("tsscluster/demo", &json!({"logLevel": "debug"}));
         namespace.until("the signers are being changed", PATIENCE, || {
             condition(&namespace.get("tsscluster/demo"), "Progressing")["status"] == "True"
         });
@@ -197,7 +213,7 @@ fn upgraded_while_it_signs(desk: &Desk, namespace: &Namespace, demo: &Value, new
         });
         desk.run("helm rollback tss-network --namespace tss-network --wait").unwrap();
         desk.procedure("Upgrade");
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         signing.join().unwrap()
     });
     for number in 0..made {
