@@ -230,7 +230,7 @@ impl Unsigned {
         let api = Api::new(format!("http://{}", listener.local_addr().unwrap()));
         let stop = CancellationToken::new();
         let (served, token) = (manager.clone(), stop.clone());
-        tokio::spawn(async move { served.serve(listener, token).await });
+        tokio::spawn(async move { served.serve(listener, None, token).await });
         api.until_metric("tss_part_up{part=\"store\"}", 1.0).await;
         Self { manager, api, config, stop, _folder: folder }
     }

@@ -75,6 +75,55 @@ impl Default for LogConfig {
     }
 }
 
+/// A part of a whole: 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Ratio(f64);
+
+impl Ratio {
+    /// The whole.
+    pub const ALL: Self = Self(1.0);
+
+    /// As a number.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for Ratio {
+    type Error = String;
+
+    fn try_from(number: f64) -> Result<Self, String> {
+        if (0.0..=1.0).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!("{number}: expected 0 to 1"))
+        }
+    }
+}
+
+impl From<Ratio> for f64 {
+    fn from(ratio: Ratio) -> Self {
+        ratio.0
+    }
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TraceConfig {
+    /// An OpenTelemetry collector that takes OTLP over HTTP: `http://host:4318`. Without it there are no traces.
+    pub otlp_endpoint: Option<String>,
+    /// Which part of the requests is traced where the caller has not decided it.
+    pub sample_ratio: Ratio,
+}
+
+impl Default for TraceConfig {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: Ratio::ALL }
+    }
+}
+
 /// What bounds memory and work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -107,7 +156,7 @@ macro_rules! config {
         $($key_file:ident, $identity_file:ident = $index:literal;)+
     ) => {
         /// The configuration of manager and signer.
-        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Config {
             $($(#[doc = $doc])+ pub $key: $type,)+
@@ -179,6 +228,9 @@ config! {
     manager_port: u16 = 8080,
     /// The address the manager listens on.
     manager_address: IpAddr = IpAddr::from([127, 0, 0, 1]),
+    /// The port of the manager's health and metrics, for those who must not use the API. Without it, they are on
+    /// the API's.
+    manager_metrics_port: Option<u16> = None,
     /// Who may use the API. `none` has to be written out where the address is not loopback.
     auth: Option<Auth> = None,
     /// The port of a signer's health and metrics; 0 for none.
@@ -202,6 +254,8 @@ config! {
     limits: Limits = Limits::default(),
     /// What is logged, and how.
     log: LogConfig = LogConfig::default(),
+    /// Where traces go.
+    trace: TraceConfig = TraceConfig::default(),
     ;
     signer1_key_file, signer1_identity_file = 1;
     signer2_key_file, signer2_identity_file = 2;
@@ -377,6 +431,17 @@ impl Config {
         if !["http://", "https://"].iter().any(|scheme| self.manager_url.starts_with(scheme)) {
             return wrong("manager_url", "expected http://… or https://…".into());
         }
+        if let Some(endpoint) = &self.trace.otlp_endpoint
+            && !is_collector(endpoint)
+        {
+            let problem = format!(
+                "otlp_endpoint `{endpoint}`: expected http://host:port of an OpenTelemetry collector"
+            );
+            return wrong("trace", problem);
+        }
+        if self.manager_metrics_port.is_some_and(|port| port == 0 || port == self.manager_port) {
+            return wrong("manager_metrics_port", "expected another port than 0 and `manager_port`".into());
+        }
         for (key, seconds, most) in
             [("signing_timeout", self.signing_timeout, 3600), ("attempt_timeout", self.attempt_timeout, 600)]
         {
@@ -421,6 +486,17 @@ pub fn check_name(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err("expected 1 to 63 lower-case letters, digits or hyphens".into())
+}
+
+/// Whether it can be a collector's address. There is no TLS to it: it is a neighbour, which sends on what it gets
+/// as it was told.
+fn is_collector(endpoint: &str) -> bool {
+    let uri = endpoint.parse::<http::Uri>();
+    uri.is_ok_and(|uri| {
+        uri.scheme_str() == Some("http")
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
+    })
 }
 
 /// The last layer that sets a key.
@@ -543,12 +619,55 @@ mod tests {
             ("", "", &[("TSS_CLUSTER", "A b")], ["TSS_CLUSTER", "cluster", "lower-case"]),
             ("", "", &[("TSS_RABBITMQ_URI", "http://x")], ["TSS_RABBITMQ_URI", "rabbitmq_uri", "amqp://"]),
             ("", "manager_address = \"0.0.0.0\"", &[], ["development.toml", "manager_address", "auth"]),
+            ("", "", &[("TSS_TRACE__SAMPLE_RATIO", "1.5")], ["TSS_TRACE__SAMPLE_RATIO", "1.5", "0 to 1"]),
+            ("", "", &[("TSS_TRACE__SAMPLE_RATIO", "nan")], ["TSS_TRACE__SAMPLE_RATIO", "NaN", "0 to 1"]),
+            (
+                "",
+                "[trace]\notlp_endpoint = \"https://x\"",
+                &[],
+                ["development.toml", "otlp_endpoint", "http://host:port"],
+            ),
+            (
+                "",
+                "",
+                &[("TSS_TRACE__OTLP_ENDPOINT", "collector:4318")],
+                ["TSS_TRACE__OTLP", "trace", "http://host"],
+            ),
+            (
+                "",
+                "",
+                &[("TSS_MANAGER_METRICS_PORT", "8080")],
+                ["TSS_MANAGER_METRICS_PORT", "another port", "manager_port"],
+            ),
+            (
+                "",
+                "manager_metrics_port = 0",
+                &[],
+                ["development.toml", "manager_metrics_port", "another port"],
+            ),
             ("", "", &[("RUN_MODE", "staging")], ["staging.toml", "No such file", "RUN_MODE"]),
         ] {
             let error = load(default, development, env).unwrap_err();
             for part in parts {
                 assert!(error.contains(part), "`{part}` is missing in: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn traces_are_off_unless_a_collector_is_named() {
+        assert_eq!(
+            load("", "", &[]).unwrap().trace,
+            TraceConfig { otlp_endpoint: None, sample_ratio: Ratio::ALL }
+        );
+        for (ratio, expected) in [("0", 0.0), ("1", 1.0), ("0.25", 0.25)] {
+            let env =
+                [("TSS_TRACE__OTLP_ENDPOINT", "http://otel.ns:4318"), ("TSS_TRACE__SAMPLE_RATIO", ratio)];
+            let trace = load("", "", &env).unwrap().trace;
+            assert_eq!(
+                (trace.otlp_endpoint.as_deref(), trace.sample_ratio.get()),
+                (Some(env[0].1), expected)
+            );
         }
     }
 

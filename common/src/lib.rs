@@ -15,6 +15,8 @@
 //! | [`backoff`] | how long to wait before trying again |
 //! | [`process`] | what every long-running program does the same way |
 //! | [`telemetry`] | logs and metrics |
+//! | [`trace`] | traces of requests, for an OpenTelemetry collector |
+//! | [`version`] | which version of the software this is |
 //! | [`encoding`] | how bytes stand in JSON |
 
 pub mod approval;
@@ -30,4 +32,6 @@ pub mod intent;
 pub mod process;
 pub mod session;
 pub mod telemetry;
+pub mod trace;
+pub mod version;
 pub mod wire;

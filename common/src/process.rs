@@ -14,6 +14,7 @@ use crate::bus::Bus;
 use crate::bus::rabbitmq::{RabbitBus, RabbitOptions};
 use crate::config::Config;
 use crate::telemetry;
+use crate::trace::Traces;
 
 /// Runs a program: chooses the TLS implementation, starts the runtime, and prints an error as one
 /// line with its causes.
@@ -53,14 +54,15 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// What every service begins with: its configuration, its logs, and the token that stops it.
+/// What every service begins with: its configuration, its logs, the token that stops it, and its traces, which it
+/// closes last.
 ///
 /// # Errors
 /// When the configuration is wrong, or signals cannot be listened for.
-pub fn start(config: &Path) -> anyhow::Result<(Config, CancellationToken)> {
+pub fn start(config: &Path, program: &'static str) -> anyhow::Result<(Config, CancellationToken, Traces)> {
     let config = Config::load(config)?;
-    telemetry::init_logs(&config.log);
-    Ok((config, stop_on_signal()?))
+    let traces = telemetry::init_logs_and_traces(&config, program).context("`trace`")?;
+    Ok((config, stop_on_signal()?, traces))
 }
 
 /// The RabbitMQ that the configuration names; it shows the connection under `name`.

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::approval::Approval;
 use crate::envelope::Signed;
 use crate::intent::Intent;
+use crate::trace::TraceParent;
 
 /// The version of all messages here.
 pub const VERSION: u8 = 2;
@@ -60,6 +61,10 @@ pub struct Attempt {
     pub quorum: Quorum,
     /// When the manager stops waiting; later it is not worth beginning.
     pub expires: Timestamp,
+    /// Which span of the manager's it belongs to. Says nothing of what is to be signed, and whatever cannot be
+    /// read is as if it were not there.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "TraceParent::lenient")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// Signer to managers, signed: how an attempt ended.
@@ -146,14 +151,27 @@ pub struct KeyAnnouncement {
     pub chain_code: [u8; 32],
 }
 
-impl WireError {
-    /// A short name of the kind, for metric labels.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Version(_) => "version",
-            Self::Forged(_) => "forged",
-            Self::Stale(_) => "stale",
-            Self::Malformed(_) => "malformed",
+crate::labels! {
+    /// Why a message was not believed.
+    pub enum Disbelief {
+        /// It is of another version.
+        Version = "version",
+        /// The signer it names did not sign it.
+        Forged = "forged",
+        /// It is old.
+        Stale = "stale",
+        /// It is not such a message.
+        Malformed = "malformed",
+    }
+}
+
+impl From<&WireError> for Disbelief {
+    fn from(error: &WireError) -> Self {
+        match error {
+            WireError::Version(_) => Self::Version,
+            WireError::Forged(_) => Self::Forged,
+            WireError::Stale(_) => Self::Stale,
+            WireError::Malformed(_) => Self::Malformed,
         }
     }
 }
@@ -212,5 +230,41 @@ mod tests {
         assert!(matches!(from_json(&finished).unwrap(), Notice::Finished(id) if id == Uuid::from_u128(7)));
         let later = String::from_utf8(bytes.to_vec()).unwrap().replace("\"version\":2", "\"version\":9");
         assert_eq!(from_json::<Outcome>(later.as_bytes()).unwrap_err(), WireError::Version(9));
+    }
+
+    /// What a manager says that knows of traces; of two that do not, one older and one with something else there.
+    #[test]
+    fn a_garbled_traceparent_and_none_are_one_and_the_same() {
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let attempt = Attempt {
+            request: Uuid::from_u128(7),
+            attempt: 1,
+            intent: Intent {
+                cluster: "c".into(),
+                key: "k".into(),
+                path: "0/1".parse().unwrap(),
+                hash: crate::intent::HashAlgorithm::Sha256,
+                digest: [7; 32],
+                not_after: None,
+            },
+            message: b"m".to_vec(),
+            approvals: Vec::new(),
+            engine: EngineId::Dkls23,
+            epoch: 1,
+            quorum: Quorum::new([1, 2].map(|index| SignerIndex::new(index).unwrap())).unwrap(),
+            expires: Timestamp::UNIX_EPOCH,
+            traceparent: None,
+        };
+        let untraced = to_json(&attempt).unwrap();
+        assert!(!String::from_utf8_lossy(&untraced).contains("traceparent"));
+        let traced = Attempt { traceparent: Some(traceparent.parse().unwrap()), ..attempt };
+        let traced = to_json(&traced).unwrap();
+        assert_eq!(from_json::<Attempt>(&traced).unwrap().traceparent.unwrap().to_string(), traceparent);
+        let quoted = format!("\"{traceparent}\"");
+        for garbled in ["\"\"", "null", "7", "[[1]]", "{\"a\":{}}", "\"00-\"", &quoted.to_uppercase()] {
+            let text = String::from_utf8(traced.to_vec()).unwrap().replace(&quoted, garbled);
+            let read: Attempt = from_json(text.as_bytes()).unwrap();
+            assert_eq!(to_json(&read).unwrap(), untraced, "{garbled}");
+        }
     }
 }

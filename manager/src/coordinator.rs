@@ -18,12 +18,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, field};
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusError, BusState};
+use tss_common::telemetry::Label as _;
+use tss_common::trace::TraceParent;
 use tss_common::wire::{self, Attempt, Ending, Notice, Outcome};
 use tss_mpc::{Abort, Blame, EngineId, PublicKey, Quorum, SessionId, Signature, SignerIndex, Threshold};
 use uuid::Uuid;
 
 use crate::keys::Keys;
-use crate::metrics::Metrics;
+use crate::metrics::{AttemptEnd, Finish, Metrics, Part, Stage};
 use crate::presence::Presence;
 use crate::store::{Inserted, KeyRecord, Lease, Progress, Request, State, Store, StoreError};
 use crate::window::Window;
@@ -265,7 +267,7 @@ impl Coordinator {
 
     /// Records whether the store answers.
     pub fn set_store_up(&self, up: bool) {
-        self.metrics.up.with_label_values(&["store"]).set(up.into());
+        self.metrics.up(Part::Store, up);
         let changed = self.store_up.send_if_modified(|was| std::mem::replace(was, up) != up);
         if changed && up {
             tracing::info!("the store answers");
@@ -312,12 +314,13 @@ impl Coordinator {
         }
         let room = self.reserve(request.message.len())?;
         let began = Instant::now();
-        let inserted = self.store.insert(&request).await.map_err(|error| {
+        let insertion = self.store.insert(&request).instrument(tracing::debug_span!("insert"));
+        let inserted = insertion.await.map_err(|error| {
             self.note_store_error(&error);
             tracing::warn!(%error, "a request was not stored");
             SubmitError::Unavailable("the store is unreachable")
         })?;
-        self.metrics.stage("insert", began);
+        self.metrics.stage(Stage::Insert, began);
         if inserted == Inserted::New {
             self.metrics.accepted.inc();
             drop(room);
@@ -356,7 +359,10 @@ impl Coordinator {
             requests.bytes += request.message.len();
         }
         self.metrics.unfinished.inc();
-        let span = tracing::info_span!("request", request = %request.id);
+        // No child of the call that brought the request, which ends before it; but part of its trace.
+        let span =
+            tracing::info_span!(parent: None, "request", request = %request.id, outcome = field::Empty);
+        TraceParent::adopt(TraceParent::current(), &span);
         let coordinator = self.clone();
         self.tasks.spawn(
             async move {
@@ -544,12 +550,15 @@ impl Coordinator {
         mut outcomes: mpsc::Receiver<Outcome>,
     ) -> Option<Arc<Request>> {
         let queued = Instant::now();
-        let slot = tokio::select! {
-            slot = self.slots.acquire() => Some(slot.ok()?),
-            () = sleep(left(&request)) => None,
-            () = self.stop.cancelled() => return None,
+        let slot = async {
+            tokio::select! {
+                slot = self.slots.acquire() => slot.map(Some).map_err(drop),
+                () = sleep(left(&request)) => Ok(None),
+                () = self.stop.cancelled() => Err(()),
+            }
         };
-        self.metrics.stage("queue", queued);
+        let slot = slot.instrument(tracing::debug_span!("queue")).await.ok()?;
+        self.metrics.stage(Stage::Queue, queued);
         self.metrics.active.inc();
         let mut experience = Experience::default();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
@@ -615,7 +624,8 @@ impl Coordinator {
         let quorum = &assignment.quorum;
         let number = request.progress.attempts.saturating_add(1);
         let began = Instant::now();
-        match self.store.begin_attempt(request.id, request.lease.holder, number, quorum).await {
+        let beginning = self.store.begin_attempt(request.id, request.lease.holder, number, quorum);
+        match beginning.instrument(tracing::debug_span!("begin")).await {
             Ok(true) => {}
             Ok(false) => return Verdict::Lost,
             Err(error) => {
@@ -623,7 +633,7 @@ impl Coordinator {
                 return Verdict::Retry("the store was unreachable".into());
             }
         }
-        self.metrics.stage("begin", began);
+        self.metrics.stage(Stage::Begin, began);
         request.progress =
             Progress { attempts: number, quorum: Some(quorum.clone()), state: State::InProgress };
         self.publish_progress(request);
@@ -632,6 +642,8 @@ impl Coordinator {
         let expires = Timestamp::now()
             .saturating_add(SignedDuration::try_from(patience).unwrap_or(SignedDuration::MAX))
             .unwrap_or(Timestamp::MAX);
+        let span =
+            tracing::info_span!("attempt", attempt = number, session = field::Empty, outcome = field::Empty);
         let message = Attempt {
             request: request.id,
             attempt: number,
@@ -642,12 +654,14 @@ impl Coordinator {
             epoch: key.epoch,
             quorum: quorum.clone(),
             expires,
+            traceparent: TraceParent::of(&span),
         };
         let began = Instant::now();
         let verdict = async {
             tracing::debug!(?quorum, "attempt begins");
             if let Err(verdict) = self.send_attempt(&message).await {
-                self.metrics.attempts.with_label_values(&["bus"]).inc();
+                self.metrics.attempts.inc(AttemptEnd::Bus);
+                tracing::Span::current().record("outcome", AttemptEnd::Bus.as_str());
                 return verdict;
             }
             let deadline = began + patience + GRACE;
@@ -663,9 +677,9 @@ impl Coordinator {
             }
             verdict
         }
-        .instrument(tracing::info_span!("attempt", attempt = number, session = field::Empty))
+        .instrument(span)
         .await;
-        self.metrics.stage("sign", began);
+        self.metrics.stage(Stage::Sign, began);
         verdict
     }
 
@@ -684,7 +698,7 @@ impl Coordinator {
                     Ok(public_key) => return Some((signature, public_key)),
                     Err(error) => {
                         tracing::error!(%signer, %error, "a signer reported a wrong signature");
-                        self.metrics.attempts.with_label_values(&["invalid"]).inc();
+                        self.metrics.attempts.inc(AttemptEnd::Invalid);
                         experience.excluded.insert(signer);
                     }
                 },
@@ -743,7 +757,7 @@ impl Coordinator {
                     Err(error) => {
                         tracing::error!(%signer, %error, "a signer reported a wrong signature");
                         if takes_part {
-                            self.metrics.attempts.with_label_values(&["invalid"]).inc();
+                            self.metrics.attempts.inc(AttemptEnd::Invalid);
                             return Some(Err((signer, Ending::Aborted(Abort::cheating(signer, error)))));
                         }
                     }
@@ -780,22 +794,22 @@ impl Coordinator {
         quorum: &Quorum,
         experience: &mut Experience,
     ) -> Verdict {
-        let (kind, verdict) = match outcome {
-            Some(Ok((signature, public_key))) => ("signed", Verdict::Signed(signature, public_key)),
+        let (end, verdict) = match outcome {
+            Some(Ok((signature, public_key))) => (AttemptEnd::Signed, Verdict::Signed(signature, public_key)),
             None => {
                 experience.share(quorum.iter().collect());
-                ("silent", Verdict::Retry(format!("signers {quorum:?} did not report an outcome")))
+                (AttemptEnd::Silent, Verdict::Retry(format!("signers {quorum:?} did not report an outcome")))
             }
             Some(Err((signer, Ending::Refused(reason)))) => {
                 let verdict = match experience.refusal(key.threshold) {
                     Some(reason) => Verdict::Failed(reason),
                     None => Verdict::Retry(format!("signer {signer} refused: {reason}")),
                 };
-                ("refused", verdict)
+                (AttemptEnd::Refused, verdict)
             }
             Some(Err((signer, Ending::Unable(reason)))) => {
                 experience.charge(signer, &BTreeSet::new(), quorum);
-                ("unable", Verdict::Retry(format!("signer {signer}: {reason}")))
+                (AttemptEnd::Unable, Verdict::Retry(format!("signer {signer}: {reason}")))
             }
             Some(Err((signer, Ending::Aborted(abort)))) => {
                 let nobody = BTreeSet::new();
@@ -815,12 +829,15 @@ impl Coordinator {
                     Blame::Local => &nobody,
                 };
                 experience.charge(signer, blamed, quorum);
-                (abort.blame.kind(), Verdict::Retry(format!("signer {signer}: {abort}")))
+                ((&abort.blame).into(), Verdict::Retry(format!("signer {signer}: {abort}")))
             }
             // `await_outcome` has turned every signature into one that verifies, or into an abort.
-            Some(Err((_, Ending::Signed(_)))) => ("invalid", Verdict::Retry("a wrong signature".into())),
+            Some(Err((_, Ending::Signed(_)))) => {
+                (AttemptEnd::Invalid, Verdict::Retry("a wrong signature".into()))
+            }
         };
-        self.metrics.attempts.with_label_values(&[kind]).inc();
+        self.metrics.attempts.inc(end);
+        tracing::Span::current().record("outcome", end.as_str());
         verdict
     }
 
@@ -830,13 +847,13 @@ impl Coordinator {
         }
     }
 
-    /// Stores how a request ended, however long that takes; yields what stands in the store.
-    async fn conclude(&self, mut request: Request, state: State) -> Option<Arc<Request>> {
-        let began = Instant::now();
+    /// Stores how a request ended, however long that takes: `false` when another end stands there, nothing when
+    /// this manager stops before.
+    async fn store_end(&self, id: Uuid, state: &State) -> Option<bool> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let stands = loop {
-            match self.store.finish(request.id, &state).await {
-                Ok(stands) => break stands,
+        loop {
+            match self.store.finish(id, state).await {
+                Ok(stands) => return Some(stands),
                 Err(error) => {
                     self.note_store_error(&error);
                     tokio::select! {
@@ -846,24 +863,33 @@ impl Coordinator {
                     }
                 }
             }
-        };
-        self.metrics.stage("finish", began);
+        }
+    }
+
+    /// Stores how a request ended; yields what stands in the store.
+    async fn conclude(&self, mut request: Request, state: State) -> Option<Arc<Request>> {
+        let began = Instant::now();
+        let storing = self.store_end(request.id, &state).instrument(tracing::debug_span!("finish"));
+        let stands = storing.await?;
+        self.metrics.stage(Stage::Finish, began);
         if !stands {
             tracing::info!("another manager has ended the request");
             return None;
         }
-        match &state {
+        let finish = match &state {
             State::Failed { reason, .. } => {
                 tracing::warn!(attempts = request.progress.attempts, %reason, "request failed");
-                self.metrics.finished.with_label_values(&["failed"]).inc();
+                Finish::Failed
             }
             _ => {
                 tracing::info!(attempts = request.progress.attempts, "request completed");
-                self.metrics.finished.with_label_values(&["completed"]).inc();
                 let seconds = Timestamp::now().duration_since(request.created_at).as_secs_f64();
                 self.metrics.signing_seconds.observe(seconds.max(0.0));
+                Finish::Completed
             }
-        }
+        };
+        self.metrics.finished.inc(finish);
+        tracing::Span::current().record("outcome", finish.as_str());
         request.progress.state = state;
         let request = Arc::new(request);
         if let Some(known) = self.requests().known.get(&request.id) {

@@ -3,8 +3,85 @@
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
-use tss_common::telemetry::register;
-use tss_common::wire::WireError;
+use tss_common::labels;
+use tss_common::telemetry::{Counters, Label as _, register};
+use tss_common::wire::Disbelief;
+use tss_mpc::Blame;
+
+use crate::api::problem::Kind;
+
+labels! {
+    /// How a request ended.
+    pub enum Finish {
+        /// With a signature.
+        Completed = "completed",
+        /// Without one.
+        Failed = "failed",
+    }
+}
+
+labels! {
+    /// How an attempt ended.
+    pub enum AttemptEnd {
+        /// With a signature.
+        Signed = "signed",
+        /// Signers waited for others in vain.
+        Timeout = "timeout",
+        /// A signer says that another cheated.
+        Cheating = "cheating",
+        /// Somebody cheated, and nobody knows who.
+        Unattributed = "unattributed",
+        /// A signer was at fault itself.
+        Local = "local",
+        /// A signer could not take part.
+        Unable = "unable",
+        /// A signer would not.
+        Refused = "refused",
+        /// No signer said anything.
+        Silent = "silent",
+        /// A signer reported a signature that is none.
+        Invalid = "invalid",
+        /// The signers could not be told.
+        Bus = "bus",
+    }
+}
+
+impl From<&Blame> for AttemptEnd {
+    fn from(blame: &Blame) -> Self {
+        match blame {
+            Blame::Timeout { .. } => Self::Timeout,
+            Blame::Cheating { .. } => Self::Cheating,
+            Blame::Unattributed { .. } => Self::Unattributed,
+            Blame::Local => Self::Local,
+        }
+    }
+}
+
+labels! {
+    /// A stage of a request.
+    pub enum Stage {
+        /// It is stored, before it is acknowledged.
+        Insert = "insert",
+        /// It waits for its turn.
+        Queue = "queue",
+        /// An attempt is marked in the store.
+        Begin = "begin",
+        /// The signers sign.
+        Sign = "sign",
+        /// How it ended is stored.
+        Finish = "finish",
+    }
+}
+
+labels! {
+    /// A part that a manager needs.
+    pub enum Part {
+        /// Where requests are kept.
+        Store = "store",
+        /// What carries messages.
+        Bus = "bus",
+    }
+}
 
 /// The metrics of a manager.
 #[derive(Clone)]
@@ -12,32 +89,34 @@ pub struct Metrics {
     /// Requests that were accepted.
     pub accepted: IntCounter,
     /// Requests that were not, by the type of problem.
-    pub rejected: IntCounterVec,
-    /// Requests that ended, by outcome: completed or failed.
-    pub finished: IntCounterVec,
+    pub rejected: Counters<Kind>,
+    /// Requests that ended, by outcome.
+    pub finished: Counters<Finish>,
     /// Seconds from acceptance to the signature.
     pub signing_seconds: Histogram,
-    /// Seconds of each stage: queue, begin, sign, finish.
-    pub stage_seconds: HistogramVec,
+    /// Seconds of each stage.
+    stage_seconds: HistogramVec,
     /// Requests accepted and not ended.
     pub unfinished: IntGauge,
     /// Requests with an attempt under way.
     pub active: IntGauge,
-    /// Attempts, by how they ended: signed, timeout, cheating, unattributed, local, unable, refused,
-    /// silent, invalid, or bus.
-    pub attempts: IntCounterVec,
+    /// Attempts, by how they ended.
+    pub attempts: Counters<AttemptEnd>,
     /// Requests taken over from another manager, or from an earlier run.
     pub taken_over: IntCounter,
     /// Signers that are alive.
     pub live_signers: IntGauge,
     /// How many signers are needed.
     pub threshold: IntGauge,
-    /// 1 while a part can be reached: store or bus.
-    pub up: IntGaugeVec,
-    /// HTTP responses, by route, method and status.
+    /// The epoch of the key that signs when a request names none; 0 while none is on record.
+    pub key_epoch: IntGauge,
+    /// 1 while a part can be reached.
+    up: IntGaugeVec,
+    /// HTTP responses, by route, method and status. Which there can be is on no list: each is there from its
+    /// first on.
     pub http: IntCounterVec,
     /// Messages that were not believed, by reason.
-    dropped: IntCounterVec,
+    pub dropped: Counters<Disbelief>,
 }
 
 impl Metrics {
@@ -47,20 +126,44 @@ impl Metrics {
             vec![0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
         let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help));
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            register(registry, IntCounterVec::new(Opts::new(name, help), labels))
-        };
+        let stage_seconds = register(
+            registry,
+            HistogramVec::new(
+                HistogramOpts::new(
+                    "tss_stage_seconds",
+                    "Seconds of a request's stage: insert, queue, begin, sign or finish.",
+                )
+                .buckets(seconds.clone()),
+                &["stage"],
+            ),
+        );
+        let up = register(
+            registry,
+            IntGaugeVec::new(
+                Opts::new("tss_part_up", "1 while a part can be reached: store or bus."),
+                &["part"],
+            ),
+        );
+        // What is counted later is there from the start.
+        for stage in Stage::ALL {
+            stage_seconds.with_label_values(&[stage.as_str()]);
+        }
+        for part in Part::ALL {
+            up.with_label_values(&[part.as_str()]);
+        }
         Self {
             accepted: counter("tss_requests_accepted_total", "Requests that were stored and acknowledged."),
-            rejected: counters(
+            rejected: Counters::new(
+                registry,
                 "tss_requests_rejected_total",
                 "Requests that were not accepted, by type of problem.",
-                &["problem"],
+                "problem",
             ),
-            finished: counters(
+            finished: Counters::new(
+                registry,
                 "tss_requests_total",
                 "Requests that ended, by outcome: completed or failed.",
-                &["outcome"],
+                "outcome",
             ),
             signing_seconds: register(
                 registry,
@@ -69,27 +172,18 @@ impl Metrics {
                         "tss_signing_seconds",
                         "Seconds from a request's acceptance to its signature.",
                     )
-                    .buckets(seconds.clone()),
-                ),
-            ),
-            stage_seconds: register(
-                registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "tss_stage_seconds",
-                        "Seconds of a request's stage: insert, queue, begin, sign or finish.",
-                    )
                     .buckets(seconds),
-                    &["stage"],
                 ),
             ),
+            stage_seconds,
             unfinished: gauge("tss_requests_unfinished", "Requests this manager drives that have not ended."),
             active: gauge("tss_requests_active", "Requests with an attempt under way at this manager."),
-            attempts: counters(
+            attempts: Counters::new(
+                registry,
                 "tss_attempts_total",
                 "Attempts, by how they ended: signed, timeout, cheating, unattributed, local, unable, refused, \
                  silent, invalid or bus.",
-                &["ending"],
+                "ending",
             ),
             taken_over: counter(
                 "tss_requests_taken_over_total",
@@ -97,32 +191,68 @@ impl Metrics {
             ),
             live_signers: gauge("tss_live_signers", "Signers heard of in the last seconds."),
             threshold: gauge("tss_threshold", "Signers needed to sign."),
-            up: register(
+            key_epoch: gauge(
+                "tss_key_epoch",
+                "Epoch of the key that signs when a request names none; 0 while none is on record.",
+            ),
+            up,
+            http: register(
                 registry,
-                IntGaugeVec::new(
-                    Opts::new("tss_part_up", "1 while a part can be reached: store or bus."),
-                    &["part"],
+                IntCounterVec::new(
+                    Opts::new("tss_http_responses_total", "HTTP responses by route, method and status."),
+                    &["route", "method", "status"],
                 ),
             ),
-            http: counters(
-                "tss_http_responses_total",
-                "HTTP responses by route, method and status.",
-                &["route", "method", "status"],
-            ),
-            dropped: counters(
+            dropped: Counters::new(
+                registry,
                 "tss_messages_dropped_total",
                 "Messages in the name of signers that were not believed, by reason: version, forged, stale or \
                  malformed.",
-                &["reason"],
+                "reason",
             ),
         }
     }
 
-    pub(crate) fn dropped(&self, reason: &WireError) {
-        self.dropped.with_label_values(&[reason.kind()]).inc();
+    pub(crate) fn stage(&self, stage: Stage, since: std::time::Instant) {
+        self.stage_seconds.with_label_values(&[stage.as_str()]).observe(since.elapsed().as_secs_f64());
     }
 
-    pub(crate) fn stage(&self, stage: &'static str, since: std::time::Instant) {
-        self.stage_seconds.with_label_values(&[stage]).observe(since.elapsed().as_secs_f64());
+    pub(crate) fn up(&self, part: Part, up: bool) {
+        self.up.with_label_values(&[part.as_str()]).set(up.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tss_common::telemetry::render_metrics;
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_counted_is_there_from_the_start() {
+        let registry = Registry::new();
+        let _metrics = Metrics::new(&registry);
+        let (_, text) = render_metrics(&registry);
+        for line in [
+            r#"tss_requests_accepted_total 0"#,
+            r#"tss_requests_rejected_total{problem="overloaded"} 0"#,
+            r#"tss_requests_rejected_total{problem="idempotency-conflict"} 0"#,
+            r#"tss_requests_total{outcome="completed"} 0"#,
+            r#"tss_requests_total{outcome="failed"} 0"#,
+            r#"tss_signing_seconds_count 0"#,
+            r#"tss_stage_seconds_count{stage="begin"} 0"#,
+            r#"tss_stage_seconds_bucket{stage="finish",le="+Inf"} 0"#,
+            r#"tss_attempts_total{ending="signed"} 0"#,
+            r#"tss_attempts_total{ending="cheating"} 0"#,
+            r#"tss_attempts_total{ending="bus"} 0"#,
+            r#"tss_messages_dropped_total{reason="forged"} 0"#,
+            r#"tss_requests_taken_over_total 0"#,
+            r#"tss_part_up{part="bus"} 0"#,
+            r#"tss_part_up{part="store"} 0"#,
+            r#"tss_live_signers 0"#,
+            r#"tss_key_epoch 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
     }
 }

@@ -21,7 +21,7 @@ use tss_mpc::{Abort, Threshold};
 use crate::api;
 use crate::coordinator::{Coordinator, CoordinatorOptions};
 use crate::keys::{Keys, Unrecorded};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Part};
 use crate::presence::Presence;
 use crate::store::Store;
 
@@ -146,14 +146,31 @@ impl Manager {
         self.shared.clone()
     }
 
-    /// Serves the REST API on `listener` until `stop`.
+    /// Serves the REST API until `stop`, and health and metrics to those who only watch, where they have a listener
+    /// of their own (`manager_metrics_port`).
     ///
     /// # Errors
-    /// When the listener fails.
-    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        axum::serve(listener, api::router(self.shared.clone()))
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await?;
+    /// When a listener fails.
+    pub async fn serve(
+        &self,
+        api: TcpListener,
+        watchers: Option<TcpListener>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        // The API's end is the other's: until then somebody may want to know how it is.
+        let over = CancellationToken::new();
+        let watch = async {
+            let Some(watchers) = watchers else { return Ok(()) };
+            let over = over.clone().cancelled_owned();
+            axum::serve(watchers, api::watchers(self.shared())).with_graceful_shutdown(over).await
+        };
+        let serve = async {
+            let served = axum::serve(api, api::router(self.shared()));
+            let result = served.with_graceful_shutdown(stop.cancelled_owned()).await;
+            over.cancel();
+            result
+        };
+        tokio::try_join!(serve, watch)?;
         Ok(())
     }
 
@@ -204,10 +221,13 @@ impl Shared {
             let live = self.presence.live();
             self.metrics.live_signers.set(i64::try_from(live.len()).unwrap_or(i64::MAX));
             let bus_is_up = *self.bus.state().borrow() == BusState::Up;
-            self.metrics.up.with_label_values(&["bus"]).set(bus_is_up.into());
+            self.metrics.up(Part::Bus, bus_is_up);
             let announced = live.into_iter().map(|heartbeat| (heartbeat.signer, heartbeat.key)).collect();
             if self.coordinator.store_is_up() {
-                match self.keys.consider(&announced).await {
+                let considered = self.keys.consider(&announced).await;
+                let epoch = self.keys.get(&self.config.key).map_or(0, |key| key.epoch);
+                self.metrics.key_epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
+                match considered {
                     Ok(unrecorded) => {
                         for (signer, reason) in unrecorded {
                             if let Unrecorded::Conflict(reason) = reason
@@ -250,7 +270,7 @@ impl Shared {
                 Ok((outcome, signed)) => (signed, outcome),
                 Err(error) => {
                     tracing::warn!(%error, "an outcome that cannot be believed was set aside");
-                    self.metrics.dropped(&error);
+                    self.metrics.dropped.inc((&error).into());
                     delivery.reject();
                     continue;
                 }
@@ -277,7 +297,7 @@ impl Shared {
         while let Some(delivery) = notices.recv().await {
             if let Err(error) = wire::from_json(&delivery.body).and_then(|notice| self.take_notice(notice)) {
                 tracing::debug!(%error, "a notice cannot be believed");
-                self.metrics.dropped(&error);
+                self.metrics.dropped.inc((&error).into());
             }
             delivery.ack();
         }

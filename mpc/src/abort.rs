@@ -93,18 +93,6 @@ impl Abort {
     }
 }
 
-impl Blame {
-    /// A short name of the kind, for metric labels: `timeout`, `cheating`, `unattributed`, `local`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Timeout { .. } => "timeout",
-            Self::Cheating { .. } => "cheating",
-            Self::Unattributed { .. } => "unattributed",
-            Self::Local => "local",
-        }
-    }
-}
-
 impl fmt::Display for Blame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

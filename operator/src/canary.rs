@@ -7,6 +7,7 @@
 //! metrics, for an alert on the age of the last success.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
 use kube::{Api, Resource as _, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
+use tss_common::labels;
+use tss_common::telemetry::Label as _;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
@@ -28,7 +31,6 @@ use crate::context::{Context, FIELD_MANAGER};
 use crate::crd::{
     CanarySpec, ClusterRef, Encoding, Hash, Phase, SigningRequest, SigningRequestSpec, TssCluster,
 };
-use crate::metrics::sampled;
 use crate::shutdown;
 
 /// The controller's name in metrics.
@@ -42,6 +44,8 @@ pub const MESSAGE: &str =
 const DEADLINE: i32 = 60;
 /// How long ended requests are kept at least: an operator that has just started finds the last success among them.
 const KEPT: i32 = 300;
+/// How often clusters that are gone are forgotten.
+const ROUND: Duration = Duration::from_secs(10);
 /// How many clusters are looked at at once.
 const CONCURRENCY: u16 = 4;
 
@@ -50,6 +54,16 @@ type Id = (String, String);
 
 /// Why a pass did not come to its end. It is tried again.
 type Error = kube::Error;
+
+labels! {
+    /// How a pass ended.
+    enum Outcome {
+        /// It came to its end.
+        Ok = "ok",
+        /// The API server was of no help.
+        Error = "error",
+    }
+}
 
 struct State {
     context: Arc<Context>,
@@ -70,11 +84,12 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
             Some(ObjectRef::new(&cluster).within(&request.namespace()?))
         });
     let cache = controller.store();
+    context.metrics.begin::<Outcome>(CONTROLLER);
     let state = Arc::new(State { context, backoff: Backoff::default(), counted: Mutex::default() });
     let passes = controller.run(reconcile, on_error, state.clone()).for_each(|_| std::future::ready(()));
     tokio::select! {
         () = shutdown::ended(passes, cache.clone(), stop) => {}
-        () = sampled(|| state.forget_all_but(&cache)) => {}
+        never = state.forget_gone(&cache) => match never {},
     }
 }
 
@@ -91,8 +106,8 @@ fn on_error(object: Arc<DeserializeGuard<TssCluster>>, error: &Error, state: Arc
 async fn reconcile(object: Arc<DeserializeGuard<TssCluster>>, state: Arc<State>) -> Result<Action, Error> {
     let started = std::time::Instant::now();
     let result = look(&object, &state).await;
-    let outcome = if result.is_ok() { "ok" } else { "error" };
-    state.context.metrics.reconciled(CONTROLLER, outcome, started.elapsed());
+    let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
+    state.context.metrics.reconciled(CONTROLLER, outcome.as_str(), started.elapsed());
     if result.is_ok() {
         state.backoff.succeeded(&id_of(&object));
     }
@@ -147,14 +162,17 @@ impl State {
         }
     }
 
-    /// A cluster that is gone has no more passes.
-    fn forget_all_but(&self, clusters: &Store<DeserializeGuard<TssCluster>>) {
-        let known: Vec<_> =
-            self.counted.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-        for id in known {
-            if clusters.get(&ObjectRef::new(&id.1).within(&id.0)).is_none() {
-                self.forget(&id);
+    /// Forgets clusters that are gone: there are no passes over them any more.
+    async fn forget_gone(&self, clusters: &Store<DeserializeGuard<TssCluster>>) -> Infallible {
+        loop {
+            let known: Vec<_> =
+                self.counted.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+            for id in known {
+                if clusters.get(&ObjectRef::new(&id.1).within(&id.0)).is_none() {
+                    self.forget(&id);
+                }
             }
+            tokio::time::sleep(ROUND).await;
         }
     }
 

@@ -8,14 +8,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use kube::ResourceExt as _;
-use tss_common::process;
+use tss_common::{process, version};
 use tss_operator::crd;
 use tss_operator::program::{self, LogOptions, RunOptions};
 use tss_operator::store::{self, StoreOptions};
 
 /// The Kubernetes operator of the TSS network. Without a command it runs.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = program::PROGRAM, version = version::FULL)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

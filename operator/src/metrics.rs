@@ -6,7 +6,8 @@ use k8s_openapi::jiff::Timestamp;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
-use tss_common::telemetry::register;
+use tss_common::labels;
+use tss_common::telemetry::{Label, register};
 
 const CANARY_LABELS: [&str; 2] = ["namespace", "cluster"];
 
@@ -15,8 +16,6 @@ const CANARY_LABELS: [&str; 2] = ["namespace", "cluster"];
 pub struct Metrics {
     /// Seconds of each pass, by controller and outcome.
     reconcile_seconds: HistogramVec,
-    /// Passes that failed, by controller and kind of error.
-    errors: IntCounterVec,
     /// Objects, by controller and state.
     objects: IntGaugeVec,
     /// 1 while this operator works, 0 while it stands by.
@@ -27,27 +26,12 @@ pub struct Metrics {
     canaries: IntCounterVec,
 }
 
-/// How often [`sampled`] samples.
-const SAMPLE: Duration = Duration::from_secs(10);
-
-/// Has a metric set again and again, for ever.
-pub async fn sampled(sample: impl Fn()) {
-    let mut ticks = tokio::time::interval(SAMPLE);
-    loop {
-        ticks.tick().await;
-        sample();
-    }
-}
-
 impl Metrics {
     /// Registers the metrics.
     pub fn new(registry: &Registry) -> Self {
         let gauges = |name: &str, help: &str, labels: &[&str]| {
             register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
-        gauges("tss_operator_build_info", "Always 1: which operator this is.", &["version"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
         Self {
             reconcile_seconds: register(
                 registry,
@@ -61,16 +45,6 @@ impl Metrics {
                         0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
                     ]),
                     &["controller", "outcome"],
-                ),
-            ),
-            errors: register(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "tss_operator_reconcile_errors_total",
-                        "Passes that failed, by controller and kind of error.",
-                    ),
-                    &["controller", "kind"],
                 ),
             ),
             objects: gauges(
@@ -117,15 +91,19 @@ impl Metrics {
         self.reconcile_seconds.with_label_values(&[controller, outcome]).observe(elapsed.as_secs_f64());
     }
 
-    /// A pass over an object failed for this kind of reason.
-    pub fn failed(&self, controller: &'static str, kind: &'static str) {
-        self.errors.with_label_values(&[controller, kind]).inc();
+    /// A controller's passes can end like this: they are counted from 0 on.
+    pub fn begin<L: Label>(&self, controller: &'static str) {
+        for outcome in L::ALL {
+            self.reconcile_seconds.with_label_values(&[controller, outcome.as_str()]);
+        }
     }
 
-    /// So many of a controller's objects are in each state.
-    pub fn objects<const N: usize>(&self, controller: &'static str, states: [(&'static str, i64); N]) {
-        for (state, count) in states {
-            self.objects.with_label_values(&[controller, state]).set(count);
+    /// In which state each of a controller's objects is.
+    pub fn objects<L: Label + PartialEq>(&self, controller: &'static str, states: &[L]) {
+        for state in L::ALL {
+            let count = states.iter().filter(|found| *found == state).count();
+            let gauge = self.objects.with_label_values(&[controller, state.as_str()]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
@@ -135,8 +113,8 @@ impl Metrics {
         let labels = [namespace, cluster];
         // They are there before the first success and the first failure.
         self.canary_last_success.with_label_values(&labels);
-        for outcome in ["completed", "failed"] {
-            self.canaries.with_label_values(&[namespace, cluster, outcome]);
+        for outcome in Fate::ALL {
+            self.canaries.with_label_values(&[namespace, cluster, outcome.as_str()]);
         }
         Canary { metrics: self, labels }
     }
@@ -148,14 +126,24 @@ impl Metrics {
         drop(self.canary_interval.remove_label_values(&labels));
         drop(self.canary_last_success.remove_label_values(&labels));
         drop(self.canary_seconds.remove_label_values(&labels));
-        for outcome in ["completed", "failed"] {
-            drop(self.canaries.remove_label_values(&[namespace, cluster, outcome]));
+        for outcome in Fate::ALL {
+            drop(self.canaries.remove_label_values(&[namespace, cluster, outcome.as_str()]));
         }
     }
 
     /// Whether this operator works, or stands by.
     pub fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
+    }
+}
+
+labels! {
+    /// What became of a canary.
+    enum Fate {
+        /// It was signed.
+        Completed = "completed",
+        /// It was not.
+        Failed = "failed",
     }
 }
 
@@ -174,8 +162,8 @@ impl Canary<'_> {
     /// One has ended.
     pub fn ended(&self, signed: bool) {
         let [namespace, cluster] = self.labels;
-        let outcome = if signed { "completed" } else { "failed" };
-        self.metrics.canaries.with_label_values(&[namespace, cluster, outcome]).inc();
+        let outcome = if signed { Fate::Completed } else { Fate::Failed };
+        self.metrics.canaries.with_label_values(&[namespace, cluster, outcome.as_str()]).inc();
     }
 
     /// The last that was signed.
@@ -190,23 +178,25 @@ mod tests {
     use tss_common::telemetry::render_metrics;
 
     use super::*;
+    use crate::signing_request::count::ClusterState;
 
     #[test]
     fn what_is_counted_is_rendered() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry);
         metrics.reconciled("tsscluster", "applied", Duration::from_millis(20));
-        metrics.failed("signingrequest", "api");
-        metrics.objects("tsscluster", [("ready", 3), ("not_ready", 1)]);
+        metrics.begin::<ClusterState>("signingrequest");
+        metrics.objects("tsscluster", &[ClusterState::Ready, ClusterState::Unreadable, ClusterState::Ready]);
         metrics.leads(true);
         let (_, text) = render_metrics(&registry);
         for line in [
             r#"tss_operator_reconcile_seconds_count{controller="tsscluster",outcome="applied"} 1"#,
             r#"tss_operator_reconcile_seconds_bucket{controller="tsscluster",outcome="applied",le="0.025"} 1"#,
-            r#"tss_operator_reconcile_errors_total{controller="signingrequest",kind="api"} 1"#,
-            r#"tss_operator_objects{controller="tsscluster",state="ready"} 3"#,
+            r#"tss_operator_reconcile_seconds_count{controller="signingrequest",outcome="not_ready"} 0"#,
+            r#"tss_operator_objects{controller="tsscluster",state="ready"} 2"#,
+            r#"tss_operator_objects{controller="tsscluster",state="not_ready"} 0"#,
+            r#"tss_operator_objects{controller="tsscluster",state="unreadable"} 1"#,
             "tss_operator_leader 1",
-            concat!(r#"tss_operator_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }

@@ -9,18 +9,20 @@ use anyhow::{Context as _, anyhow};
 use kube::client::ClientBuilder;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Config};
-use prometheus::Registry;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tss_common::config::{LogConfig, LogFormat};
-use tss_common::{process, telemetry};
+use tss_common::{process, telemetry, version};
 
 use crate::context::{Context, FIELD_MANAGER, Options};
 use crate::http::{self, Health};
 use crate::lease::{Election, Fence};
 use crate::metrics::Metrics;
 use crate::{canary, cluster, signing_request};
+
+/// As it names itself, in metrics too.
+pub const PROGRAM: &str = "operator";
 
 /// How long controllers may take to come to an end, within the 30 seconds that Kubernetes gives a Pod.
 const GRACE: Duration = Duration::from_secs(20);
@@ -113,12 +115,12 @@ pub async fn run(arguments: RunOptions) -> anyhow::Result<()> {
     arguments.log.init();
     let stop = process::stop_on_signal()?;
     let config = config().await?;
-    let registry = Registry::new();
+    let registry = telemetry::registry(PROGRAM);
     let metrics = Metrics::new(&registry);
     let plain = client_without_retries(config.clone())?;
     let health = Health::new(plain.clone(), &CONTROLLERS);
     let listener = http::listen(arguments.http_address).await?;
-    tracing::info!(address = %arguments.http_address, version = env!("CARGO_PKG_VERSION"), "the operator listens");
+    tracing::info!(address = %arguments.http_address, version = version::FULL, "the operator listens");
     // Until the controllers have ended: they are looked at while they do.
     let served = CancellationToken::new();
     let server = tokio::spawn(http::serve(listener, registry, health.clone(), served.clone()));

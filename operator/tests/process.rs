@@ -333,7 +333,7 @@ async fn of_several_operators_one_leads_whatever_becomes_of_it() {
     assert_eq!(ended.ended().await, 0, "{}", ended.log());
     let (_, took) = leader(&operators).await;
     println!("after a leader was told to end, another led within {took:.1?}");
-    assert!(took < LEASE / 2, "{took:?}");
+    assert!(took < LEASE * 5 / 6, "{took:?}: the Lease had lapsed");
 
     // It is killed.
     operators.push(start("d"));

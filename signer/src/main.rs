@@ -13,7 +13,7 @@ use prometheus::Registry;
 use tss_common::config::{Config, check_name};
 use tss_common::envelope::Endpoint;
 use tss_common::identity::{Identity, Roster};
-use tss_common::process;
+use tss_common::{process, telemetry, version};
 use tss_mpc::{PublicKey, ShareDocument, SignerIndex, Threshold};
 use tss_signer::compute::Compute;
 use tss_signer::keygen::{self, KeygenOptions};
@@ -22,9 +22,12 @@ use tss_signer::report::{self, IdentityReport, ShareReport};
 use tss_signer::secret_file::Protection;
 use tss_signer::{Signer, SignerOptions, http, identity_file, share_file};
 
+/// As it names itself, in metrics and in traces too.
+const PROGRAM: &str = "signer";
+
 /// A signer of the TSS network. Holds one share of a key and signs with t-1 others.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = PROGRAM, version = version::FULL)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -121,11 +124,11 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: &Path, index: Option<u8>) -> anyhow::Result<()> {
-    let (config, stop) = process::start(config)?;
+    let (config, stop, traces) = process::start(config, PROGRAM)?;
     let shares = load_shares(&config, index)?;
     let mut identities = load_identities(&config, index)?;
     let roster = load_roster(&config)?;
-    let registry = Registry::new();
+    let registry = telemetry::registry(PROGRAM);
     let metrics = Metrics::new(&registry);
     let compute = Compute::new()?;
     let engine = process::engine(config.engine);
@@ -159,6 +162,7 @@ async fn run(config: &Path, index: Option<u8>) -> anyhow::Result<()> {
     let patience = config.attempt_timeout() + Duration::from_secs(1);
     futures::future::join_all(signers.into_iter().map(|signer| signer.stop(patience))).await;
     bus.close().await;
+    traces.close().await;
     Ok(())
 }
 
@@ -205,7 +209,9 @@ async fn make_key(
     report: &ReportArguments,
     protection: &Protection,
 ) -> anyhow::Result<()> {
-    let (config, stop) = process::start(config)?;
+    let config = Config::load(config)?;
+    telemetry::init_logs(&config.log);
+    let stop = process::stop_on_signal()?;
     let index = the_one(&config, index)?;
     let file = config.key_files().remove(&index).context("a file for each signer")?;
     anyhow::ensure!(

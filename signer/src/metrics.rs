@@ -1,9 +1,11 @@
 //! What a signer counts. Every label is bounded: signers by their index, the rest by the code.
 
+use prometheus::core::{MetricVec, MetricVecBuilder};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 use tss_common::envelope::Unreadable;
-use tss_common::telemetry::register;
-use tss_mpc::SignerIndex;
+use tss_common::labels;
+use tss_common::telemetry::{Label, register};
+use tss_mpc::{Blame, SignerIndex};
 
 use crate::policy::Rule;
 
@@ -22,42 +24,85 @@ pub struct Metrics {
     policy_refusals: IntCounterVec,
 }
 
-/// A stage of a session.
-#[derive(Clone, Copy, Debug)]
-pub enum Stage {
-    /// Until every party has shown its nonce.
-    Join,
-    /// From there to the signature.
-    Rounds,
+labels! {
+    /// A stage of a session.
+    pub enum Stage {
+        /// Until every party has shown its nonce.
+        Join = "join",
+        /// From there to the signature.
+        Rounds = "rounds",
+    }
 }
 
-/// Why an envelope was not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// It cannot be read.
-    Malformed,
-    /// It is too long.
-    TooLong,
-    /// It is of another version.
-    Version,
-    /// It is for another signer.
-    Misrouted,
-    /// Its sender is not in the roster.
-    Unknown,
-    /// Its signature is not the sender's.
-    Forged,
-    /// It cannot be opened.
-    Sealed,
-    /// Its sender is not part of the quorum.
-    Stranger,
-    /// It is for a session with another id.
-    WrongSession,
-    /// Its session has ended, or has not begun.
-    Late,
-    /// It came before.
-    Duplicate,
-    /// There are too many.
-    Overflow,
+labels! {
+    /// How an attempt ended at a signer.
+    pub enum SessionEnd {
+        /// With a signature.
+        Signed = "signed",
+        /// The protocol ended early.
+        Aborted = "aborted",
+        /// The signer would not take part.
+        Refused = "refused",
+        /// The signer could not.
+        Unable = "unable",
+        /// It came after its time.
+        Expired = "expired",
+    }
+}
+
+labels! {
+    /// Whose fault an abort is.
+    pub enum Fault {
+        /// Others did not answer in time.
+        Timeout = "timeout",
+        /// Others sent what no honest party sends.
+        Cheating = "cheating",
+        /// Somebody did, and nobody knows who.
+        Unattributed = "unattributed",
+        /// The signer's own.
+        Local = "local",
+    }
+}
+
+impl From<&Blame> for Fault {
+    fn from(blame: &Blame) -> Self {
+        match blame {
+            Blame::Timeout { .. } => Self::Timeout,
+            Blame::Cheating { .. } => Self::Cheating,
+            Blame::Unattributed { .. } => Self::Unattributed,
+            Blame::Local => Self::Local,
+        }
+    }
+}
+
+labels! {
+    /// Why an envelope was not used.
+    pub enum Dropped {
+        /// It cannot be read.
+        Malformed = "malformed",
+        /// It is too long.
+        TooLong = "too_long",
+        /// It is of another version.
+        Version = "version",
+        /// It is for another signer.
+        Misrouted = "misrouted",
+        /// Its sender is not in the roster.
+        Unknown = "unknown",
+        /// Its signature is not the sender's.
+        Forged = "forged",
+        /// It cannot be opened.
+        Sealed = "sealed",
+        /// Its sender is not part of the quorum.
+        Stranger = "stranger",
+        /// It is for a session with another id.
+        WrongSession = "wrong_session",
+        /// Its session has ended, or has not begun.
+        Late = "late",
+        /// It came before.
+        Duplicate = "duplicate",
+        /// There are too many.
+        Overflow = "overflow",
+    }
 }
 
 impl From<Unreadable> for Dropped {
@@ -70,25 +115,6 @@ impl From<Unreadable> for Dropped {
             Unreadable::Unknown => Self::Unknown,
             Unreadable::Forged => Self::Forged,
             Unreadable::Sealed => Self::Sealed,
-        }
-    }
-}
-
-impl Dropped {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::TooLong => "too_long",
-            Self::Version => "version",
-            Self::Misrouted => "misrouted",
-            Self::Unknown => "unknown",
-            Self::Forged => "forged",
-            Self::Sealed => "sealed",
-            Self::Stranger => "stranger",
-            Self::WrongSession => "wrong_session",
-            Self::Late => "late",
-            Self::Duplicate => "duplicate",
-            Self::Overflow => "overflow",
         }
     }
 }
@@ -163,9 +189,26 @@ impl Metrics {
         }
     }
 
-    /// The metrics of one signer.
+    /// The metrics of one signer. What it counts is there from now on, at 0: else the first event of its kind would
+    /// be no increase for whoever watches.
     pub fn of(&self, signer: SignerIndex) -> SignerMetrics {
-        SignerMetrics { all: self.clone(), signer: signer.to_string() }
+        let signer = signer.to_string();
+        begin::<SessionEnd>(&self.sessions, &signer);
+        begin::<Fault>(&self.aborts, &signer);
+        begin::<Dropped>(&self.dropped, &signer);
+        begin::<Rule>(&self.policy_refusals, &signer);
+        begin::<Stage>(&self.stage_seconds, &signer);
+        for gauge in [&self.sessions_active, &self.banned, &self.bus_up] {
+            gauge.with_label_values(&[&signer]);
+        }
+        SignerMetrics { all: self.clone(), signer }
+    }
+}
+
+/// Makes a signer's metrics for all values of a label.
+fn begin<L: Label>(metrics: &MetricVec<impl MetricVecBuilder>, signer: &str) {
+    for label in L::ALL {
+        metrics.with_label_values(&[signer, label.as_str()]);
     }
 }
 
@@ -182,20 +225,17 @@ impl SignerMetrics {
         self.all.sessions_active.with_label_values(&[&self.signer]).set(count);
     }
 
-    pub(crate) fn session_ended(&self, outcome: &'static str) {
-        self.all.sessions.with_label_values(&[self.signer.as_str(), outcome]).inc();
+    pub(crate) fn session_ended(&self, end: SessionEnd) {
+        self.all.sessions.with_label_values(&[self.signer.as_str(), end.as_str()]).inc();
     }
 
     pub(crate) fn stage(&self, stage: Stage, seconds: f64) {
-        let stage = match stage {
-            Stage::Join => "join",
-            Stage::Rounds => "rounds",
-        };
-        self.all.stage_seconds.with_label_values(&[self.signer.as_str(), stage]).observe(seconds);
+        let labels = [self.signer.as_str(), stage.as_str()];
+        self.all.stage_seconds.with_label_values(&labels).observe(seconds);
     }
 
-    pub(crate) fn aborted(&self, kind: &'static str) {
-        self.all.aborts.with_label_values(&[self.signer.as_str(), kind]).inc();
+    pub(crate) fn aborted(&self, fault: Fault) {
+        self.all.aborts.with_label_values(&[self.signer.as_str(), fault.as_str()]).inc();
     }
 
     pub(crate) fn dropped(&self, reason: Dropped) {
@@ -214,11 +254,41 @@ impl SignerMetrics {
     pub(crate) fn bus_up(&self, up: bool) {
         self.all.bus_up.with_label_values(&[&self.signer]).set(up.into());
     }
+
     pub(crate) fn policy_valid(&self, valid: bool) {
         self.all.policy_valid.with_label_values(&[&self.signer]).set(valid.into());
     }
 
     pub(crate) fn policy_refused(&self, rule: Rule) {
         self.all.policy_refusals.with_label_values(&[self.signer.as_str(), rule.as_str()]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tss_common::telemetry::render_metrics;
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_counted_is_there_from_the_start() {
+        let registry = Registry::new();
+        let _metrics = Metrics::new(&registry).of(SignerIndex::new(2).unwrap());
+        let (_, text) = render_metrics(&registry);
+        for line in [
+            r#"tss_signer_sessions_active{signer="2"} 0"#,
+            r#"tss_signer_sessions_total{outcome="signed",signer="2"} 0"#,
+            r#"tss_signer_sessions_total{outcome="expired",signer="2"} 0"#,
+            r#"tss_signer_stage_seconds_count{signer="2",stage="join"} 0"#,
+            r#"tss_signer_stage_seconds_count{signer="2",stage="rounds"} 0"#,
+            r#"tss_signer_aborts_total{kind="cheating",signer="2"} 0"#,
+            r#"tss_signer_envelopes_dropped_total{reason="forged",signer="2"} 0"#,
+            r#"tss_signer_envelopes_dropped_total{reason="overflow",signer="2"} 0"#,
+            r#"tss_signer_policy_refusals_total{rule="approvals",signer="2"} 0"#,
+            r#"tss_signer_banned{signer="2"} 0"#,
+            r#"tss_signer_bus_up{signer="2"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
     }
 }

@@ -23,6 +23,7 @@ use tss_common::approval::MAX_APPROVALS;
 use tss_common::config::check_name;
 use tss_common::ed25519::VerifyingKey;
 use tss_common::intent::HashAlgorithm;
+use tss_common::labels;
 use tss_common::wire::{Attempt, Ending};
 use tss_mpc::DerivationPath;
 use tss_mpc::key::PathError;
@@ -55,34 +56,21 @@ pub struct Policy {
     approvals: Option<Approvers>,
 }
 
-/// A rule that an attempt can break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
-    /// `keys`.
-    Key,
-    /// `paths`.
-    Path,
-    /// `hashes`.
-    Hash,
-    /// `max_validity`.
-    Expiry,
-    /// `requests_per_minute`.
-    Rate,
-    /// `[approvals]`.
-    Approvals,
-}
-
-impl Rule {
-    /// The name, as it stands in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::Path => "path",
-            Self::Hash => "hash",
-            Self::Expiry => "expiry",
-            Self::Rate => "rate",
-            Self::Approvals => "approvals",
-        }
+labels! {
+    /// A rule that an attempt can break.
+    pub enum Rule {
+        /// `keys`.
+        Key = "key",
+        /// `paths`.
+        Path = "path",
+        /// `hashes`.
+        Hash = "hash",
+        /// `max_validity`.
+        Expiry = "expiry",
+        /// `requests_per_minute`.
+        Rate = "rate",
+        /// `[approvals]`.
+        Approvals = "approvals",
     }
 }
 
@@ -632,6 +620,7 @@ mod tests {
             epoch: 1,
             quorum: Quorum::new([1, 2].map(|index| SignerIndex::new(index).unwrap())).unwrap(),
             expires: NOW,
+            traceparent: None,
         }
     }
 

@@ -20,13 +20,15 @@ use tss_common::config::check_name;
 use tss_common::envelope::{Endpoint, Header, Letter};
 use tss_common::identity::{Identity, Roster};
 use tss_common::session::{Operation, SessionContext};
+use tss_common::telemetry::Label as _;
+use tss_common::trace::TraceParent;
 use tss_common::wire::{self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Outcome};
 use tss_mpc::{Engine, EngineId, SessionId, ShareDocument, SignSetup, Signature, SignerIndex, SigningShare};
 use uuid::Uuid;
 
 use crate::compute::Compute;
 use crate::journal::{HeldKey, Journal};
-use crate::metrics::{Dropped, Metrics, SignerMetrics};
+use crate::metrics::{Dropped, Metrics, SessionEnd, SignerMetrics};
 use crate::policy::{PolicyFile, PolicyInfo};
 use crate::router::Router;
 use crate::session::{self, Done, Failure, Party, Patience};
@@ -255,8 +257,10 @@ impl Inner {
                 Ok(attempt) => {
                     let span = tracing::info_span!(
                         "session", signer = %self.party.index(), request = %attempt.request,
-                        attempt = attempt.attempt, session = tracing::field::Empty
+                        attempt = attempt.attempt, session = tracing::field::Empty,
+                        outcome = tracing::field::Empty
                     );
+                    TraceParent::adopt(attempt.traceparent, &span);
                     tasks.spawn(self.clone().serve(attempt, delivery).instrument(span));
                 }
                 Err(error) => {
@@ -272,7 +276,7 @@ impl Inner {
         if attempt.expires <= Timestamp::now() {
             // It waited while this signer was away, or the clocks differ.
             tracing::info!(expired = %attempt.expires, "an attempt came after its time");
-            self.metrics().session_ended("expired");
+            self.ended(SessionEnd::Expired);
             return delivery.ack();
         }
         let mut session = None;
@@ -455,34 +459,38 @@ impl Inner {
         Ok(self.policy.check(attempt, Timestamp::now())?)
     }
 
+    /// Counts how an attempt ended, and notes it with the attempt's span.
+    fn ended(&self, end: SessionEnd) {
+        self.metrics().session_ended(end);
+        tracing::Span::current().record("outcome", end.as_str());
+    }
+
     /// Reports an ending.
     async fn conclude(&self, attempt: &Attempt, session: Option<SessionId>, ending: Ending) {
         let me = self.party.index();
-        let outcome = match &ending {
-            Ending::Signed(_) => "signed",
-            Ending::Aborted(_) => "aborted",
-            Ending::Refused(_) => "refused",
-            Ending::Unable(_) => "unable",
+        let end = match &ending {
+            Ending::Signed(_) => SessionEnd::Signed,
+            Ending::Aborted(_) => SessionEnd::Aborted,
+            Ending::Refused(_) => SessionEnd::Refused,
+            Ending::Unable(_) => SessionEnd::Unable,
         };
-        self.metrics().session_ended(outcome);
         match &ending {
-            Ending::Signed(_) => {
-                tracing::info!(quorum = ?attempt.quorum, "signed");
-                // All t have the signature; one of them reports it.
-                if attempt.quorum.iter().next() != Some(me) {
-                    return;
-                }
-            }
+            Ending::Signed(_) => tracing::info!(quorum = ?attempt.quorum, "signed"),
             Ending::Aborted(abort) => {
                 tracing::warn!(quorum = ?attempt.quorum, %abort, "aborted");
-                self.metrics().aborted(abort.blame.kind());
+                self.metrics().aborted((&abort.blame).into());
             }
-            Ending::Refused(reason) | Ending::Unable(reason) => tracing::warn!(%reason, "{outcome}"),
+            Ending::Refused(reason) | Ending::Unable(reason) => tracing::warn!(%reason, "{}", end.as_str()),
+        }
+        self.ended(end);
+        // All t have the signature; one of them reports it.
+        if end == SessionEnd::Signed && attempt.quorum.iter().next() != Some(me) {
+            return;
         }
         let outcome =
             Outcome { request: attempt.request, attempt: attempt.attempt, session, signer: me, ending };
         match self.party.endpoint.sign(&outcome).and_then(|signed| wire::to_json(&signed)) {
-            Ok(bytes) => self.report(bytes).await,
+            Ok(bytes) => self.report(bytes).instrument(tracing::debug_span!("report")).await,
             Err(error) => tracing::error!(%error, "an outcome cannot be written"),
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tracing::field;
+use tracing::{Instrument as _, field};
 use tss_common::audit::Evidence;
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusError};
@@ -92,7 +92,7 @@ pub async fn run<T: Send + 'static, C: Future<Output = Result<(), JournalError>>
 ) -> Result<Done<T>, Failure> {
     let began = Instant::now();
     let mut session = Session { party, context, patience, id: context.hash(), heard: BTreeMap::new() };
-    let (nonces, early) = match session.join(&mut messages).await {
+    let (nonces, early) = match session.join(&mut messages).instrument(tracing::debug_span!("join")).await {
         Ok(joined) => joined,
         Err(abort) => return Err(Failure { abort, session: None, evidence: Vec::new() }),
     };
@@ -102,7 +102,9 @@ pub async fn run<T: Send + 'static, C: Future<Output = Result<(), JournalError>>
     tracing::debug!("all parties are there");
     party.metrics.stage(Stage::Join, began.elapsed().as_secs_f64());
     let joined = Instant::now();
-    match session.rounds(early, &mut messages, claim(id), move || begin(id)).await {
+    let claimed = claim(id).instrument(tracing::debug_span!("claim"));
+    let rounds = session.rounds(early, &mut messages, claimed, move || begin(id));
+    match rounds.instrument(tracing::debug_span!("rounds")).await {
         Ok(output) => {
             party.metrics.stage(Stage::Rounds, joined.elapsed().as_secs_f64());
             Ok(Done { output, session: id })

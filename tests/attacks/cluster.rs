@@ -264,7 +264,7 @@ impl Cluster {
         let stop = CancellationToken::new();
         let server = tokio::spawn({
             let (manager, stop) = (manager.clone(), stop.clone());
-            async move { manager.serve(listener, stop).await }
+            async move { manager.serve(listener, None, stop).await }
         });
         let shared = manager.shared();
         // All of them, so that every quorum can be chosen.
@@ -367,6 +367,7 @@ impl Cluster {
             epoch: 1,
             quorum: quorum(signers),
             expires: from_now(30),
+            traceparent: None,
         }
     }
 

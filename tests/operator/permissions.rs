@@ -173,7 +173,7 @@ async fn the_operator_can_make_secrets_and_never_see_or_change_one() {
                 ("create", "tss.network", "tssclusters"),
                 ("patch", "tss.network", "tssclusters"),
                 ("delete", "tss.network", "tssclusters"),
-                ("create", "tss.network", "signingrequests"),
+                ("update", "tss.network", "signingrequests"),
                 ("patch", "tss.network", "signingrequests"),
                 ("create", "admissionregistration.k8s.io", "validatingwebhookconfigurations"),
                 ("patch", "apiextensions.k8s.io", "customresourcedefinitions"),

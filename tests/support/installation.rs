@@ -209,13 +209,19 @@ impl Process {
     }
 
     /// Has it end in good order, and waits until it has.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(self) {
+        self.stop_and_log();
+    }
+
+    /// As [`Process::stop`]; yields its log.
+    pub(crate) fn stop_and_log(mut self) -> String {
         self.signal("TERM");
         let began = Instant::now();
         while self.child.try_wait().expect("it is a child").is_none() {
             assert!(began.elapsed() < START, "it does not stop\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
+        self.log()
     }
 
     /// Ends it at once, as a crash would.

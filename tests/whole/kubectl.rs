@@ -3,13 +3,14 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::operations::{Desk, charts};
+
 /// A variable that `tests/run kubernetes` sets.
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: these tests are run by `tests/run kubernetes`"))
 }
@@ -33,27 +34,27 @@ pub(crate) fn kubectl(arguments: &[&str]) -> String {
     run(arguments, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Installs the operator as the README says, once, with the images of the programs just built.
+/// Installs the operator as docs/operations.md says, with the images of the programs just built.
 pub(crate) fn operator() {
-    static INSTALLED: OnceLock<()> = OnceLock::new();
-    INSTALLED.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        kubectl(&["apply", "--server-side", "-f", &root.join("crds").display().to_string()]);
-        let manifest = std::fs::read_to_string(root.join("config/kubernetes/operator.yaml")).unwrap();
-        // There is no registry in the test's cluster.
-        let manifest =
-            manifest.replace("ghcr.io/your-username/tss-network/", "tss/").replace(":0.1.0", ":test");
-        run(&["apply", "--server-side", "-f", "-"], Some(&manifest))
-            .unwrap_or_else(|error| panic!("{error}"));
-        kubectl(&[
-            "-n",
-            "tss-network",
-            "rollout",
-            "status",
-            "deployment/tss-network-operator",
-            "--timeout=120s",
-        ]);
-    });
+    Desk::new(&charts()).procedure("Install");
+}
+
+/// A metric of the operator, with its labels; 0 when it is not there.
+pub(crate) fn operator_metric(series: &str) -> f64 {
+    let name = "-o=jsonpath={.items[0].metadata.name}";
+    let pod = kubectl(&[
+        "-n",
+        "tss-network",
+        "get",
+        "pods",
+        "-l",
+        "app.kubernetes.io/name=tss-network-operator",
+        name,
+    ]);
+    let all =
+        kubectl(&["get", "--raw", &format!("/api/v1/namespaces/tss-network/pods/{pod}:8081/proxy/metrics")]);
+    let line = all.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0.0, |value| value.trim().parse().unwrap())
 }
 
 /// Makes the files of a 2-of-3 key with `tssctl keygen`; yields its public key.
@@ -90,6 +91,15 @@ impl Namespace {
             namespace.run(&["create", "secret", "generic", secret, &literal]);
         }
         namespace
+    }
+
+    /// One that is there; deleted, too.
+    pub(crate) fn existing(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0
     }
 
     /// `kubectl` in this namespace.
@@ -129,6 +139,12 @@ impl Namespace {
     /// An object as it is.
     pub(crate) fn get(&self, object: &str) -> Value {
         serde_json::from_str(&self.run(&["get", object, "-o", "json"])).unwrap()
+    }
+
+    /// The objects of a kind with a label.
+    pub(crate) fn list(&self, kind: &str, label: &str) -> Vec<Value> {
+        let list: Value = serde_json::from_str(&self.run(&["get", kind, "-l", label, "-o", "json"])).unwrap();
+        list["items"].as_array().unwrap().clone()
     }
 
     /// Whether there is such an object.

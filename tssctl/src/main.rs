@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tss_common::audit::Head;
 use tss_common::config::{Config, LogConfig};
 use tss_common::intent::{Encoding, HashAlgorithm, Wish};
-use tss_common::{process, telemetry};
+use tss_common::{process, telemetry, version};
 use tss_mpc::{DerivationPath, PublicKey, Signature, Threshold};
 use tssctl::approver;
 use tssctl::audit::{self, ShowOptions};
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 /// The command line of the TSS network: threshold signatures without a private key in one place.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "tssctl", version = version::FULL)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

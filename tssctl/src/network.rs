@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,7 @@ use tss_common::bus::memory::MemoryBus;
 use tss_common::bus::rabbitmq::{RabbitBus, RabbitOptions};
 use tss_common::config::{Config, StoreKind};
 use tss_common::identity::{Identity, Roster};
-use tss_common::process;
+use tss_common::{process, telemetry};
 use tss_manager::{Manager, ManagerOptions, store};
 use tss_mpc::{ShareDocument, SignerIndex};
 use tss_signer::compute::Compute;
@@ -77,7 +76,7 @@ impl Network {
             .with_context(|| format!("cannot listen on {address} (--port names another port)"))?;
         let address = listener.local_addr()?;
 
-        let registry = Registry::new();
+        let registry = telemetry::registry("tssctl");
         let metrics = Metrics::new(&registry);
         let engine = process::engine(config.engine);
         let compute = Compute::new()?;
@@ -111,7 +110,7 @@ impl Network {
         let stop = CancellationToken::new();
         let server = tokio::spawn({
             let (manager, stop) = (manager.clone(), stop.clone());
-            async move { manager.serve(listener, stop).await }
+            async move { manager.serve(listener, None, stop).await }
         });
         let network = Self { address, manager, signers, bus, server, stop };
         network.wait_until_well().await?;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`sign`] | `POST /sign` |
 //! | [`requests`] | `GET /status/{id}`, `/signature/{id}`, `/signing_result/{id}` |
-//! | [`health`] | `GET /health`, `/livez`, `/readyz`, `/metrics` |
+//! | [`health`] | `GET /health`, `/livez`, `/readyz`, `/metrics`; the last three also on a port of their own |
 //! | [`problem`] | every answer that is not what was asked for |
 
 use std::any::Any;
@@ -34,17 +34,34 @@ pub const MAX_BODY: usize = 1 << 20;
 /// longest wait that can be asked for.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The API's routes.
+/// The API's routes. Metrics are among them unless they have a port of their own: see [`watchers`].
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let mut routes = Router::new()
         .route("/sign", post(sign::sign))
         .route("/status/{id}", get(requests::status))
         .route("/signature/{id}", get(requests::signature))
         .route("/signing_result/{id}", get(requests::signing_result))
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz));
+    if shared.config.manager_metrics_port.is_none() {
+        routes = routes.route("/metrics", get(health::metrics));
+    }
+    served(routes, shared)
+}
+
+/// The routes of `manager_metrics_port`: for those who watch a manager, and must not have anything signed.
+pub fn watchers(shared: Arc<Shared>) -> Router {
+    let routes = Router::new()
+        .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
+        .route("/metrics", get(health::metrics));
+    served(routes, shared)
+}
+
+/// What holds for every route.
+fn served(routes: Router<Arc<Shared>>, shared: Arc<Shared>) -> Router {
+    routes
         .method_not_allowed_fallback(|| async { Problem::from(Kind::MethodNotAllowed) })
         .fallback(|| async { Problem::from(Kind::NoSuchRoute) })
         .layer(from_fn(limit_time))

@@ -3,85 +3,70 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tss_common::labels;
+use tss_common::telemetry::Label as _;
 
 use crate::coordinator::SubmitError;
 use crate::store::StoreError;
 
-/// What kinds of problems there are. Their `type` never changes, so that programs can tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The path is not part of the API.
-    NoSuchRoute,
-    /// The path is, with another method.
-    MethodNotAllowed,
-    /// The id is not a UUID.
-    MalformedId,
-    /// No request has this id.
-    UnknownRequest,
-    /// The body is not JSON.
-    MalformedJson,
-    /// The body is not declared to be JSON.
-    NotJson,
-    /// The body is too long.
-    BodyTooLarge,
-    /// A field or parameter is unknown, missing or impossible.
-    InvalidRequest,
-    /// The idempotency key stands for another request.
-    IdempotencyConflict,
-    /// The request ended without a signature.
-    RequestFailed,
-    /// A part that is needed cannot be reached.
-    Unavailable,
-    /// Too many requests are waiting.
-    Overloaded,
-    /// It took too long.
-    TimedOut,
-    /// An error in this software.
-    Internal,
+labels! {
+    /// What kinds of problems there are, with the last part of their `type`, which never changes, so that programs
+    /// can tell them apart.
+    pub enum Kind {
+        /// The path is not part of the API.
+        NoSuchRoute = "no-such-route",
+        /// The path is, with another method.
+        MethodNotAllowed = "method-not-allowed",
+        /// The id is not a UUID.
+        MalformedId = "malformed-id",
+        /// No request has this id.
+        UnknownRequest = "unknown-request",
+        /// The body is not JSON.
+        MalformedJson = "malformed-json",
+        /// The body is not declared to be JSON.
+        NotJson = "not-json",
+        /// The body is too long.
+        BodyTooLarge = "body-too-large",
+        /// A field or parameter is unknown, missing or impossible.
+        InvalidRequest = "invalid-request",
+        /// The idempotency key stands for another request.
+        IdempotencyConflict = "idempotency-conflict",
+        /// The request ended without a signature.
+        RequestFailed = "request-failed",
+        /// A part that is needed cannot be reached.
+        Unavailable = "unavailable",
+        /// Too many requests are waiting.
+        Overloaded = "overloaded",
+        /// It took too long.
+        TimedOut = "timed-out",
+        /// An error in this software.
+        Internal = "internal",
+    }
 }
 
 impl Kind {
-    /// Status, last part of the type, title.
-    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+    /// Status and title.
+    fn parts(self) -> (StatusCode, &'static str) {
         match self {
-            Self::NoSuchRoute => (StatusCode::NOT_FOUND, "no-such-route", "No such route"),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+            Self::NoSuchRoute => (StatusCode::NOT_FOUND, "No such route"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
+            Self::MalformedId => (StatusCode::BAD_REQUEST, "The request id is not a UUID"),
+            Self::UnknownRequest => (StatusCode::NOT_FOUND, "No request has this id"),
+            Self::MalformedJson => (StatusCode::BAD_REQUEST, "The body is not JSON"),
+            Self::NotJson => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as application/json")
             }
-            Self::MalformedId => (StatusCode::BAD_REQUEST, "malformed-id", "The request id is not a UUID"),
-            Self::UnknownRequest => (StatusCode::NOT_FOUND, "unknown-request", "No request has this id"),
-            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
-            Self::NotJson => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "not-json",
-                "The body is not declared as application/json",
-            ),
-            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
-            Self::InvalidRequest => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "The request is invalid")
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
+            Self::InvalidRequest => (StatusCode::UNPROCESSABLE_ENTITY, "The request is invalid"),
+            Self::IdempotencyConflict => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "The idempotency key was used for another request")
             }
-            Self::IdempotencyConflict => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency-conflict",
-                "The idempotency key was used for another request",
-            ),
-            Self::RequestFailed => {
-                (StatusCode::CONFLICT, "request-failed", "The request ended without a signature")
-            }
-            Self::Unavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A needed part is unreachable")
-            }
-            Self::Overloaded => {
-                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many requests are waiting")
-            }
-            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "timed-out", "The request took too long"),
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+            Self::RequestFailed => (StatusCode::CONFLICT, "The request ended without a signature"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "A needed part is unreachable"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests are waiting"),
+            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "The request took too long"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         }
-    }
-
-    /// The last part of the type, as it stands in metrics.
-    pub fn name(self) -> &'static str {
-        self.parts().1
     }
 }
 
@@ -148,8 +133,8 @@ impl IntoResponse for Problem {
             #[serde(skip_serializing_if = "Option::is_none")]
             detail: Option<String>,
         }
-        let (status, name, title) = self.kind.parts();
-        let r#type = format!("urn:tss-network:problem:{name}");
+        let (status, title) = self.kind.parts();
+        let r#type = format!("urn:tss-network:problem:{}", self.kind.as_str());
         let body = Body { r#type, title, status: status.as_u16(), detail: self.detail };
         let mut response = (status, axum::Json(body)).into_response();
         let headers = response.headers_mut();

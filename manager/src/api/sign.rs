@@ -10,9 +10,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use tracing::field::{Empty, display};
+use tracing::{Instrument as _, Span};
 use tss_common::approval::{Approval, MAX_APPROVALS};
 use tss_common::config::Config;
 use tss_common::intent::{Encoding, HashAlgorithm, Intent, Wish};
+use tss_common::telemetry::Label as _;
+use tss_common::trace::TraceParent;
 use tss_mpc::DerivationPath;
 use uuid::Uuid;
 
@@ -62,13 +66,30 @@ pub async fn sign(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    match accept(&shared, &headers, body).await {
-        Ok(response) => response,
-        Err(problem) => {
-            shared.metrics.rejected.with_label_values(&[problem.kind().name()]).inc();
-            problem.into_response()
+    let span = tracing::debug_span!("sign", request = Empty, key = Empty, outcome = Empty);
+    TraceParent::adopt(traceparent(&headers), &span);
+    async {
+        match accept(&shared, &headers, body).await {
+            Ok(response) => {
+                Span::current().record("outcome", "accepted");
+                response
+            }
+            Err(problem) => {
+                shared.metrics.rejected.inc(problem.kind());
+                Span::current().record("outcome", problem.kind().as_str());
+                problem.into_response()
+            }
         }
     }
+    .instrument(span)
+    .await
+}
+
+/// The caller's span, if it says which that is. Anything else in its place is no error, as the W3C has it.
+fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    value.to_str().ok()?.parse().ok()
 }
 
 async fn accept(
@@ -89,6 +110,7 @@ async fn accept(
         return Err(Problem::new(Kind::InvalidRequest, format!("`key`: the cluster has no key `{key}`")));
     }
     let (id, idempotency) = (request.id, request.idempotency.clone());
+    Span::current().record("request", display(id)).record("key", key);
     let mut request = request;
     request.lease = shared.coordinator.lease();
     match (shared.coordinator.submit(request).await?, idempotency) {
@@ -101,6 +123,7 @@ async fn accept(
 /// The answer to who asks for a request that is there, under its idempotency key.
 fn known(existing: &Request, asked: &Idempotency) -> Result<Response, Problem> {
     if existing.idempotency.as_ref() == Some(asked) {
+        Span::current().record("request", display(existing.id));
         return Ok(accepted(StatusCode::OK, existing.id, existing.progress.state.name()));
     }
     let detail = format!("request {} has this key and asks for something else", existing.id);

@@ -22,12 +22,13 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, watcher};
 use kube::{Api, Resource as _, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
+use tss_common::labels;
+use tss_common::telemetry::Label as _;
 
 use crate::backoff::Backoff;
 use crate::condition;
 use crate::context::Context;
 use crate::crd::{TssCluster, TssClusterStatus};
-use crate::metrics::sampled;
 use crate::shutdown;
 use apply::{Applied, ApplyError};
 use dereference::{Observed, kinds};
@@ -76,16 +77,35 @@ pub enum Error {
     Record(#[source] serde_json::Error),
 }
 
-impl Error {
-    /// What is counted.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Read(_) => "read",
-            Self::Build(_) => "build",
-            Self::Apply(_) => "apply",
-            Self::Status(error) if is_conflict(error) => "conflict",
-            Self::Status(_) => "status",
-            Self::Record(_) => "record",
+labels! {
+    /// How a pass ended.
+    enum Outcome {
+        /// It came to its end.
+        Ok = "ok",
+        /// Somebody wrote the object in between.
+        Conflict = "conflict",
+        /// See [`Error::Read`].
+        Read = "read",
+        /// See [`Error::Build`].
+        Build = "build",
+        /// See [`Error::Apply`].
+        Apply = "apply",
+        /// See [`Error::Status`].
+        Status = "status",
+        /// See [`Error::Record`].
+        Record = "record",
+    }
+}
+
+impl From<&Error> for Outcome {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Read(_) => Self::Read,
+            Error::Build(_) => Self::Build,
+            Error::Apply(_) => Self::Apply,
+            Error::Status(error) if is_conflict(error) => Self::Conflict,
+            Error::Status(_) => Self::Status,
+            Error::Record(_) => Self::Record,
         }
     }
 }
@@ -112,25 +132,11 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         controller =
             controller.watches_with(api, kind, watcher::Config::default().labels(names::CLUSTER), cluster_of);
     }
-    let state = Arc::new(State { context: context.clone(), backoff: Backoff::default() });
+    context.metrics.begin::<Outcome>(CONTROLLER);
+    let state = Arc::new(State { context, backoff: Backoff::default() });
     let cache = controller.store();
     let passes = controller.run(reconcile_guarded, on_error, state).for_each(|_| std::future::ready(()));
-    let count = || {
-        let is_ready = |cluster: &TssCluster| {
-            let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice());
-            condition::is_true(conditions.unwrap_or_default(), status::READY)
-        };
-        let clusters: Vec<_> =
-            cache.state().iter().map(|cluster| cluster.0.as_ref().ok().map(is_ready)).collect();
-        let count = |ready| clusters.iter().map(|found| i64::from(*found == ready)).sum();
-        let states =
-            [("ready", count(Some(true))), ("not_ready", count(Some(false))), ("unreadable", count(None))];
-        context.metrics.objects(CONTROLLER, states);
-    };
-    tokio::select! {
-        () = shutdown::ended(passes, cache.clone(), stop) => {}
-        () = sampled(count) => {}
-    }
+    shutdown::ended(passes, cache, stop).await;
 }
 
 fn cluster_of(object: PartialObjectMeta) -> Option<ObjectRef<DeserializeGuard<TssCluster>>> {
@@ -159,11 +165,8 @@ async fn reconcile_guarded(
     }
     let started = Instant::now();
     let result = reconcile(&state.context, &namespace, &name).await;
-    let outcome = match &result {
-        Ok(_) => "ok",
-        Err(error) => error.kind(),
-    };
-    state.context.metrics.reconciled(CONTROLLER, outcome, started.elapsed());
+    let outcome = result.as_ref().map_or_else(Outcome::from, |_| Outcome::Ok);
+    state.context.metrics.reconciled(CONTROLLER, outcome.as_str(), started.elapsed());
     match &result {
         Ok(_) => state.backoff.succeeded(&ObjectRef::new(&name).within(&namespace)),
         Err(Error::Status(error)) if is_conflict(error) => {}

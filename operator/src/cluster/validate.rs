@@ -22,6 +22,8 @@ pub struct Cluster {
     pub threshold: Threshold,
     /// The network's name on the bus, in the shares and in what is signed.
     pub network: String,
+    /// The port that traces are sent to.
+    pub traces_port: Option<u16>,
     /// What it asks for.
     pub spec: TssClusterSpec,
 }
@@ -65,7 +67,14 @@ pub fn validate(object: &TssCluster) -> Result<Cluster, Invalid> {
             )));
         }
     }
-    Ok(Cluster { name, namespace, uid, owner, threshold, network, spec: spec.clone() })
+    let traces_port = spec.traces.as_ref().map(|traces| port_of(&traces.otlp_endpoint)).transpose()?;
+    Ok(Cluster { name, namespace, uid, owner, threshold, network, traces_port, spec: spec.clone() })
+}
+
+/// The port that a URL leads to.
+fn port_of(url: &str) -> Result<u16, Invalid> {
+    let port = reqwest::Url::parse(url).map(|url| url.port_or_known_default());
+    port.ok().flatten().ok_or_else(|| Invalid(format!("traces.otlpEndpoint: expected a URL, not {url}")))
 }
 
 impl Cluster {

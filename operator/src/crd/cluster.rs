@@ -99,6 +99,9 @@ pub struct TssClusterSpec {
     /// in the operator's metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanarySpec>,
+    /// Where manager and signers send their traces; nowhere when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traces: Option<Traces>,
     /// Secrets with which images are pulled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -130,6 +133,23 @@ pub struct CanarySpec {
 
 fn canary_interval() -> i32 {
     60
+}
+
+/// Where traces are sent, and how many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Traces {
+    /// A collector that understands OTLP over HTTP: `http://collector.observability:4318`.
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/@]+(/[^\s]*)?$"))]
+    pub otlp_endpoint: String,
+    /// How many of a hundred requests are traced, unless whoever makes a request has decided it.
+    #[serde(default = "all")]
+    #[schemars(range(min = 0, max = 100))]
+    pub sample_percent: i32,
+}
+
+fn all() -> i32 {
+    100
 }
 
 /// A threshold protocol.

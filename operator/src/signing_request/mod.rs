@@ -30,11 +30,12 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, watcher};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tss_common::labels;
+use tss_common::telemetry::Label as _;
 
 use crate::backoff::Backoff;
 use crate::context::Context;
-use crate::crd::{Phase, SigningRequest, TssCluster};
-use crate::metrics::sampled;
+use crate::crd::{SigningRequest, TssCluster};
 use crate::shutdown;
 use apply::Applier;
 use dereference::dereference;
@@ -44,6 +45,7 @@ pub mod answer;
 pub mod apply;
 pub mod build;
 pub mod cause;
+pub mod count;
 pub mod dereference;
 pub mod manager;
 pub mod update_status;
@@ -91,6 +93,18 @@ impl Error {
     }
 }
 
+labels! {
+    /// How a look at an object ended.
+    enum Outcome {
+        /// It is as it should be.
+        Ok = "ok",
+        /// It has changed meanwhile.
+        Conflict = "conflict",
+        /// It could not be looked after.
+        Error = "error",
+    }
+}
+
 /// What a look at an object needs.
 struct Looker {
     context: Arc<Context>,
@@ -131,26 +145,11 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         looker.note(result);
         future::ready(())
     });
-    let count = || {
-        let phase = |request: &SigningRequest| request.status.as_ref().and_then(|status| status.phase);
-        let phases: Vec<_> = requests
-            .state()
-            .iter()
-            .map(|request| request.0.as_ref().ok().map(|request| phase(request).unwrap_or(Phase::Pending)))
-            .collect();
-        let count = |phase| phases.iter().map(|found| i64::from(*found == phase)).sum();
-        let states = [
-            ("pending", count(Some(Phase::Pending))),
-            ("accepted", count(Some(Phase::Accepted))),
-            ("complete", count(Some(Phase::Complete))),
-            ("failed", count(Some(Phase::Failed))),
-            ("unreadable", count(None)),
-        ];
-        context.metrics.objects(NAME, states);
-    };
+    context.metrics.begin::<Outcome>(NAME);
+    let counted = count::keep(&context.metrics, &looker.clusters, &requests);
     tokio::select! {
         () = shutdown::ended(passes, requests.clone(), stop) => {}
-        () = sampled(count) => {}
+        never = counted => match never {},
     }
 }
 
@@ -219,11 +218,11 @@ async fn reconcile(
     let mut waited = Duration::ZERO;
     let result = looker.look(&object, &mut waited).await;
     let outcome = match result.as_ref().map_err(Error::category) {
-        Ok(_) => "ok",
-        Err(Category::Conflict) => "conflict",
-        Err(Category::Transient | Category::Permanent) => "error",
+        Ok(_) => Outcome::Ok,
+        Err(Category::Conflict) => Outcome::Conflict,
+        Err(Category::Transient | Category::Permanent) => Outcome::Error,
     };
-    looker.context.metrics.reconciled(NAME, outcome, began.elapsed().saturating_sub(waited));
+    looker.context.metrics.reconciled(NAME, outcome.as_str(), began.elapsed().saturating_sub(waited));
     if result.is_ok() {
         looker.retries.succeeded(&id_of(&object));
     }

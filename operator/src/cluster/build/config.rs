@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Map, Value, json};
 
-use super::{MANAGER_PORT, SIGNER_PORT, hash, meta};
+use super::{MANAGER_PORT, METRICS_PORT, hash, meta};
 use crate::cluster::names;
 use crate::cluster::record::KeyRecord;
 use crate::cluster::validate::Cluster;
@@ -74,6 +74,16 @@ fn network(cluster: &Cluster) -> Settings {
     settings
 }
 
+/// Where manager and signers send their traces.
+fn traces(cluster: &Cluster) -> Settings {
+    let traces = cluster.spec.traces.iter();
+    let settings = traces.flat_map(|traces| {
+        let ratio = f64::from(traces.sample_percent) / 100.0;
+        [("otlp_endpoint".into(), json!(traces.otlp_endpoint)), ("otlp_sample_ratio".into(), json!(ratio))]
+    });
+    settings.collect()
+}
+
 /// The database of a network whose TssCluster names none: another one for each key, since a manager never replaces a
 /// key that is on record.
 fn database(cluster: &Cluster, key: &KeyRecord) -> String {
@@ -99,8 +109,10 @@ pub(super) fn manager(cluster: &Cluster, key: &KeyRecord) -> Settings {
         ("mongodb_database".into(), json!(database)),
         ("manager_address".into(), json!("0.0.0.0")),
         ("manager_port".into(), json!(MANAGER_PORT)),
+        ("manager_metrics_port".into(), json!(METRICS_PORT)),
         ("auth".into(), json!(auth)),
     ]);
+    settings.extend(traces(cluster));
     settings
 }
 
@@ -108,7 +120,8 @@ pub(super) fn manager(cluster: &Cluster, key: &KeyRecord) -> Settings {
 pub(super) fn signers(cluster: &Cluster) -> Settings {
     let mut settings = network(cluster);
     settings
-        .extend([("signer_address".into(), json!("0.0.0.0")), ("signer_port".into(), json!(SIGNER_PORT))]);
+        .extend([("signer_address".into(), json!("0.0.0.0")), ("signer_port".into(), json!(METRICS_PORT))]);
+    settings.extend(traces(cluster));
     if let Some(policy) = &cluster.spec.policy {
         settings.insert("policy_file".into(), json!(format!("{POLICY}/{}", policy.key)));
     }

@@ -12,7 +12,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::config::{CONFIG, MONGODB, RABBITMQ, ROSTER};
 use super::pod::{apart, config_env, config_volume, container, mount, pod, probe, resources, uri_volume};
-use super::{MANAGER_PORT, Objects, Options, Unserializable, config, meta, selector, service_account};
+use super::{
+    MANAGER_PORT, METRICS, METRICS_PORT, Objects, Options, Unserializable, config, meta, selector,
+    service_account,
+};
 use crate::cluster::names;
 use crate::cluster::record::KeyRecord;
 use crate::cluster::validate::Cluster;
@@ -74,11 +77,15 @@ fn deployment(
     let image = wanted.pod.image.as_ref().unwrap_or(&options.manager_image);
     let manager = Container {
         env: Some(config_env()),
-        ports: Some(vec![ContainerPort {
-            name: Some("http".into()),
-            container_port: MANAGER_PORT,
-            ..ContainerPort::default()
-        }]),
+        ports: Some(
+            [("http", MANAGER_PORT), (METRICS, METRICS_PORT)]
+                .map(|(name, port)| ContainerPort {
+                    name: Some(name.into()),
+                    container_port: port,
+                    ..ContainerPort::default()
+                })
+                .into(),
+        ),
         // Ready when a request would be accepted; a store or broker that is down is no reason to restart.
         startup_probe: Some(probe("/livez", 1, 60)),
         readiness_probe: Some(probe("/readyz", 2, 2)),

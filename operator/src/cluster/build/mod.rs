@@ -20,10 +20,12 @@ mod network;
 mod pod;
 mod signer;
 
-/// The port of the manager's API and metrics.
+/// The port of the manager's API.
 pub const MANAGER_PORT: i32 = 8080;
-/// The port of a signer's health and metrics.
-pub const SIGNER_PORT: i32 = 8090;
+/// The port of health and metrics, of managers and signers. Both tell nothing secret, so anybody may ask.
+pub const METRICS_PORT: i32 = 9090;
+/// The name of that port.
+const METRICS: &str = "metrics";
 
 /// An object that there should be.
 #[derive(Clone, Debug)]
@@ -157,6 +159,8 @@ spec:
   policy: {configMap: rules, key: strict.toml}
   signingTimeoutSeconds: 60
   logLevel: info,tss_signer=debug
+  canary: {}
+  traces: {otlpEndpoint: 'https://collector.example.com/otlp', samplePercent: 5}
   imagePullSecrets: [{name: registry}]
   manager:
     replicas: 1

@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{MANAGER_PORT, Objects, Options, SIGNER_PORT, Unserializable, meta, selector};
+use super::{MANAGER_PORT, METRICS_PORT, Objects, Options, Unserializable, meta, selector};
 use crate::cluster::names;
 use crate::cluster::validate::Cluster;
 
@@ -19,6 +19,10 @@ pub(super) fn build(
     objects: &mut Objects,
 ) -> Result<(), Unserializable> {
     let (rabbitmq, mongodb) = (cluster.spec.rabbitmq.port, cluster.spec.mongodb.port);
+    let traces = cluster.traces_port.map(i32::from);
+    let reaches = |ports: &[i32]| ports.iter().copied().chain(traces).collect::<Vec<_>>();
+    // Health and metrics tell nothing secret.
+    let metrics = NetworkPolicyIngressRule { from: None, ports: Some(vec![tcp(METRICS_PORT)]) };
     // Whoever reaches a manager can ask it for signatures.
     let callers = vec![
         NetworkPolicyPeer {
@@ -36,12 +40,11 @@ pub(super) fn build(
         cluster,
         names::manager(&cluster.name),
         "manager",
-        vec![manager],
-        &[rabbitmq, mongodb],
+        vec![manager, metrics.clone()],
+        &reaches(&[rabbitmq, mongodb]),
     ))?;
-    // Health and metrics tell nothing secret.
-    let signer = NetworkPolicyIngressRule { from: None, ports: Some(vec![tcp(SIGNER_PORT)]) };
-    objects.push(policy(cluster, names::signers(&cluster.name), "signer", vec![signer], &[rabbitmq]))
+    let name = names::signers(&cluster.name);
+    objects.push(policy(cluster, name, "signer", vec![metrics], &reaches(&[rabbitmq])))
 }
 
 /// Nobody reaches key generation. It reaches RabbitMQ and the API server.

@@ -147,12 +147,12 @@ pub(super) fn memory_volume(name: &str, size: &str) -> Volume {
     }
 }
 
-/// A probe of a path of the port `http`.
+/// A probe of a path of the port of health and metrics.
 pub(super) fn probe(path: &str, period: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.into()),
-            port: IntOrString::String("http".into()),
+            port: IntOrString::String(super::METRICS.into()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period),

@@ -21,7 +21,9 @@ use super::pod::{
     apart, config_env, config_volume, container, mount, pod, probe, resources, secret_volume, uri_volume,
     writable_mount,
 };
-use super::{Objects, Options, SIGNER_PORT, Unserializable, config, meta, selector, service_account};
+use super::{
+    METRICS, METRICS_PORT, Objects, Options, Unserializable, config, meta, selector, service_account,
+};
 use crate::cluster::names;
 use crate::cluster::record::{KeyRecord, ShareSecrets};
 use crate::cluster::validate::Cluster;
@@ -65,9 +67,9 @@ fn service(cluster: &Cluster, name: String) -> Service {
             cluster_ip: Some("None".into()),
             selector: Some(names::selector(&cluster.name, COMPONENT)),
             ports: Some(vec![ServicePort {
-                name: Some("http".into()),
-                port: SIGNER_PORT,
-                target_port: Some(IntOrString::String("http".into())),
+                name: Some(METRICS.into()),
+                port: METRICS_PORT,
+                target_port: Some(IntOrString::String(METRICS.into())),
                 ..ServicePort::default()
             }]),
             ..ServiceSpec::default()
@@ -174,8 +176,8 @@ fn template(
     let signer = Container {
         env: Some(config_env()),
         ports: Some(vec![ContainerPort {
-            name: Some("http".into()),
-            container_port: SIGNER_PORT,
+            name: Some(METRICS.into()),
+            container_port: METRICS_PORT,
             ..ContainerPort::default()
         }]),
         startup_probe: Some(probe("/livez", 1, 60)),
