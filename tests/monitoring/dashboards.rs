@@ -107,6 +107,30 @@ struct Datasource {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct FieldConfig {
     pub(crate) defaults: Field,
+    overrides: Vec<Override>,
+}
+
+/// What is different for the series of a name: their colour.
+#[derive(Clone, Debug, Deserialize)]
+struct Override {
+    matcher: ByName,
+    properties: [Color; 1],
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct ByName {
+    options: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Color {
+    value: FixedColor,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FixedColor {
+    fixed_color: String,
 }
 
 /// How values look.
@@ -156,6 +180,13 @@ struct Stacking {
 }
 
 impl Panel {
+    /// The colour that the series of a name has here, whatever stands beside it.
+    pub(crate) fn color_of(&self, name: &str) -> Option<&str> {
+        let mut overrides = self.field_config.overrides.iter();
+        let found = overrides.find(|other| other.matcher.options == name)?;
+        Some(&found.properties[0].value.fixed_color)
+    }
+
     /// Whether its lines stand on each other.
     pub(crate) fn is_stacked(&self) -> bool {
         self.field_config.defaults.custom.stacking.mode == "normal"

@@ -13,7 +13,10 @@ use crate::prometheus::Prometheus;
 use crate::promql::{Selector, selectors};
 use crate::server::{Namespace, in_namespace};
 
-/// How long the load lasts before anything is looked at, in two halves.
+/// How long the load lasts before what is drawn begins: rates need some seconds.
+const WARM_UP: Duration = Duration::from_secs(10);
+
+/// How long it lasts then, before and after a signer falls silent.
 const LOAD: Duration = Duration::from_secs(15);
 
 /// How long what must happen may take.
@@ -25,8 +28,9 @@ async fn what_is_asked_for_exists_and_a_fault_fires_the_right_alert() {
     in_namespace(async |namespace| {
         let network = Network::start(namespace).await;
         let prometheus = Prometheus::start(network.targets()).await;
-        let began = now();
         let load = Load::start(network.url());
+        sleep(WARM_UP).await;
+        let began = now();
         sleep(LOAD).await;
         // One signer falls silent, for so long that sessions with it run out of time.
         network.signal(&[3], "STOP");
@@ -37,7 +41,6 @@ async fn what_is_asked_for_exists_and_a_fault_fires_the_right_alert() {
         assert_eq!(prometheus.unreachable().await, [""; 0], "Prometheus cannot scrape");
 
         let window = (began, now());
-        // Those of the whole window: a signer that fell silent is part of it.
         let found = [
             missing_series(&prometheus, namespace).await,
             panels_without_data(&prometheus, namespace, window).await,
@@ -58,7 +61,7 @@ fn now() -> f64 {
 
 /// What Grafana's variables are here.
 fn variables(namespace: &Namespace) -> [(&str, &str); 4] {
-    [("__rate_interval", "15s"), ("namespace", &namespace.name), ("cluster", NAME), ("pod", ".*")]
+    [("__rate_interval", "10s"), ("namespace", &namespace.name), ("cluster", NAME), ("pod", ".*")]
 }
 
 /// What dashboards and rules name that no series has.

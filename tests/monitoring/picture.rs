@@ -19,8 +19,6 @@ const CELL: (i32, i32) = (50, 30);
 const HEADING: i32 = 50;
 /// The space between panels.
 const GAP: i32 = 6;
-/// How many series a legend names.
-const LEGEND: usize = 6;
 
 const PAPER: RGBColor = RGBColor(244, 245, 245);
 const INK: RGBColor = RGBColor(36, 41, 46);
@@ -62,6 +60,8 @@ impl Content {
                         self.series.push((named, numbers));
                     }
                 }
+                // Prometheus answers in any order.
+                self.series[before..].sort_by(|(one, _), (other, _)| one.cmp(other));
                 if self.series.len() == before {
                     self.failures.push(format!("no data: {query}"));
                 }
@@ -114,21 +114,30 @@ fn stat(area: &Canvas<'_>, panel: &Panel, content: &Content) {
     }
 }
 
+struct Line<'a> {
+    name: &'a str,
+    color: RGBColor,
+    /// With what it stands on.
+    points: Vec<(f64, f64)>,
+}
+
 /// A line for each series; areas where they stand on each other.
 fn lines(area: &Canvas<'_>, panel: &Panel, content: &Content, window: (f64, f64)) {
     frame(area, panel);
     let field = &panel.field_config.defaults;
-    let mut drawn: Vec<(usize, &str, Vec<(f64, f64)>)> = Vec::new();
+    let mut drawn: Vec<Line<'_>> = Vec::new();
     for (number, (name, points)) in content.series.iter().enumerate() {
+        let color = panel.color_of(name).map_or(LINES[number % LINES.len()], color);
         let mut points: Vec<_> = points.iter().map(|(at, value)| (at - window.0, *value)).collect();
-        if let (true, Some((.., below))) = (panel.is_stacked(), drawn.last()) {
+        if let (true, Some(below)) = (panel.is_stacked(), drawn.last()) {
             for (at, value) in &mut points {
-                *value += below.iter().rev().find(|(before, _)| before <= at).map_or(0.0, |(_, value)| *value);
+                let mut below = below.points.iter().rev();
+                *value += below.find(|(before, _)| before <= at).map_or(0.0, |(_, value)| *value);
             }
         }
-        drawn.push((number, name, points));
+        drawn.push(Line { name, color, points });
     }
-    let values = drawn.iter().flat_map(|(.., points)| points).map(|(_, value)| *value);
+    let values = drawn.iter().flat_map(|line| &line.points).map(|(_, value)| *value);
     let top = values.fold(0.0, f64::max);
     let top = if top > 0.0 { top * 1.1 } else { 1.0 };
 
@@ -149,16 +158,19 @@ fn lines(area: &Canvas<'_>, panel: &Panel, content: &Content, window: (f64, f64)
         .x_labels(6)
         .y_labels(4)
         .x_label_formatter(&|seconds| format!("{seconds:.0} s"))
-        .y_label_formatter(&|value| quantity(field, *value))
+        // Where there are only whole numbers, nothing stands between them.
+        .y_label_formatter(&|value| {
+            let between = field.decimals == Some(0) && value.fract() != 0.0;
+            if between { String::new() } else { quantity(field, *value) }
+        })
         .draw()
         .unwrap();
     // The highest first, so that each covers what stands below it.
-    for (number, _, points) in drawn.iter().rev() {
-        let color = LINES[number % LINES.len()];
+    for Line { color, points, .. } in drawn.iter().rev() {
         if panel.is_stacked() {
             let fill = color.mix(0.35);
             chart.draw_series(AreaSeries::new(points.iter().copied(), 0.0, PAPER)).unwrap();
-            chart.draw_series(AreaSeries::new(points.iter().copied(), 0.0, fill).border_style(color)).unwrap();
+            chart.draw_series(AreaSeries::new(points.iter().copied(), 0.0, fill).border_style(*color)).unwrap();
         } else {
             chart.draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(1))).unwrap();
         }
@@ -166,15 +178,16 @@ fn lines(area: &Canvas<'_>, panel: &Panel, content: &Content, window: (f64, f64)
     legend(area, &drawn);
 }
 
-fn legend(area: &Canvas<'_>, drawn: &[(usize, &str, Vec<(f64, f64)>)]) {
+/// The names of the lines, in two rows at most.
+fn legend(area: &Canvas<'_>, lines: &[Line<'_>]) {
     let (width, height) = size(area);
     let (mut x, mut y) = (10, height - 32);
-    let more = drawn.len().saturating_sub(LEGEND);
-    let named = drawn.iter().take(LEGEND).map(|(number, name, _)| (*name, LINES[number % LINES.len()]));
-    let rest = format!("and {more} more");
-    for (name, color) in named.chain((more > 0).then_some((rest.as_str(), PALE))) {
+    for (number, Line { name, color, .. }) in lines.iter().enumerate() {
         let wide = 24 + i32::try_from(name.chars().count()).unwrap() * 6;
-        if x + wide > width {
+        if x + wide > width - 60 {
+            if y > height - 32 {
+                return text(area, &format!("{} more", lines.len() - number), (x, y), 10, PALE);
+            }
             (x, y) = (10, y + 14);
         }
         area.draw(&Rectangle::new([(x, y + 3), (x + 10, y + 6)], color.filled())).unwrap();
