@@ -117,6 +117,7 @@ fn stat(area: &Canvas<'_>, panel: &Panel, content: &Content) {
 struct Line<'a> {
     name: &'a str,
     color: RGBColor,
+    is_idle: bool,
     /// With what it stands on.
     points: Vec<(f64, f64)>,
 }
@@ -128,6 +129,7 @@ fn lines(area: &Canvas<'_>, panel: &Panel, content: &Content, window: (f64, f64)
     let mut drawn: Vec<Line<'_>> = Vec::new();
     for (number, (name, points)) in content.series.iter().enumerate() {
         let color = panel.color_of(name).map_or(LINES[number % LINES.len()], color);
+        let is_idle = points.iter().all(|(_, value)| *value == 0.0);
         let mut points: Vec<_> = points.iter().map(|(at, value)| (at - window.0, *value)).collect();
         if let (true, Some(below)) = (panel.is_stacked(), drawn.last()) {
             for (at, value) in &mut points {
@@ -135,7 +137,7 @@ fn lines(area: &Canvas<'_>, panel: &Panel, content: &Content, window: (f64, f64)
                 *value += below.find(|(before, _)| before <= at).map_or(0.0, |(_, value)| *value);
             }
         }
-        drawn.push(Line { name, color, points });
+        drawn.push(Line { name, color, is_idle, points });
     }
     let values = drawn.iter().flat_map(|line| &line.points).map(|(_, value)| *value);
     let top = values.fold(0.0, f64::max);
@@ -178,21 +180,28 @@ fn lines(area: &Canvas<'_>, panel: &Panel, content: &Content, window: (f64, f64)
     legend(area, &drawn);
 }
 
-/// The names of the lines, in two rows at most.
+/// The names of the lines, in two rows at most; of those that are always 0, only how many.
 fn legend(area: &Canvas<'_>, lines: &[Line<'_>]) {
     let (width, height) = size(area);
     let (mut x, mut y) = (10, height - 32);
-    for (number, Line { name, color, .. }) in lines.iter().enumerate() {
+    let (mut named, idle): (Vec<_>, Vec<_>) = lines.iter().partition(|line| !line.is_idle);
+    if named.is_empty() {
+        named.extend(&idle);
+    }
+    for (number, Line { name, color, .. }) in named.iter().enumerate() {
         let wide = 24 + i32::try_from(name.chars().count()).unwrap() * 6;
         if x + wide > width - 60 {
             if y > height - 32 {
-                return text(area, &format!("{} more", lines.len() - number), (x, y), 10, PALE);
+                return text(area, &format!("{} more", named.len() - number), (x, y), 10, PALE);
             }
             (x, y) = (10, y + 14);
         }
         area.draw(&Rectangle::new([(x, y + 3), (x + 10, y + 6)], color.filled())).unwrap();
         text(area, name, (x + 14, y), 10, INK);
         x += wide;
+    }
+    if !idle.is_empty() && named.len() < lines.len() {
+        text(area, &format!("{} at 0", idle.len()), (x, y), 10, PALE);
     }
 }
 
