@@ -195,7 +195,7 @@ async fn a_signature_is_one_trace_from_the_call_through_the_manager_to_the_signe
         ("signer", "session", "attempt", 2, SpanKind::Consumer),
         ("signer", "join", "session", 2, SpanKind::Internal),
         ("signer", "rounds", "session", 2, SpanKind::Internal),
-        ("signer", "claim", "rounds", 2, SpanKind::Internal),
+        ("signer", "claim", "session", 2, SpanKind::Internal),
         ("signer", "report", "session", 1, SpanKind::Internal),
     ];
     let name_of = |id: &str| match spans.iter().find(|span| span.id == id) {

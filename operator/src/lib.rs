@@ -14,6 +14,7 @@
 //! | [`lease`] | leader election |
 //! | [`http`] | health and metrics |
 //! | [`metrics`] | what the operator counts |
+//! | [`sign_test`] | `operator sign-test`: whether a network signs |
 //! | [`store`] | `operator store`: the end of key generation, in a Pod of its own |
 
 pub mod backoff;
@@ -27,5 +28,6 @@ pub mod lease;
 pub mod metrics;
 pub mod program;
 pub mod shutdown;
+pub mod sign_test;
 pub mod signing_request;
 pub mod store;

@@ -1,5 +1,5 @@
 //! `operator`: reconciles `TssCluster` and `SigningRequest`; writes their definitions; stores what a
-//! key generation has made.
+//! key generation has made; tests whether a network signs.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use kube::ResourceExt as _;
 use tss_common::{process, version};
 use tss_operator::crd;
 use tss_operator::program::{self, LogOptions, RunOptions};
+use tss_operator::sign_test::{self, SignTestOptions};
 use tss_operator::store::{self, StoreOptions};
 
 /// The Kubernetes operator of the TSS network. Without a command it runs.
@@ -38,6 +39,13 @@ enum Command {
         #[command(flatten)]
         log: LogOptions,
     },
+    /// Have a TssCluster sign a message, and check the signature.
+    SignTest {
+        #[command(flatten)]
+        test: SignTestOptions,
+        #[command(flatten)]
+        log: LogOptions,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,6 +57,11 @@ fn main() -> ExitCode {
                 log.init();
                 let client = program::client_without_retries(program::config().await?)?;
                 store::store(&client, &store).await
+            }
+            Command::SignTest { test, log } => {
+                log.init();
+                let client = program::client_without_retries(program::config().await?)?;
+                sign_test::sign_test(&client, &test).await
             }
         }
     })

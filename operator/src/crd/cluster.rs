@@ -139,8 +139,8 @@ fn canary_interval() -> i32 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Traces {
-    /// A collector that understands OTLP over HTTP: `http://collector.observability:4318`.
-    #[schemars(length(max = 512), regex(pattern = r"^https?://[^\s/@]+(/[^\s]*)?$"))]
+    /// A collector in the same cluster that understands OTLP over HTTP: `http://collector.observability:4318`.
+    #[schemars(length(max = 512), regex(pattern = r"^http://[^\s/@]+(/[^\s]*)?$"))]
     pub otlp_endpoint: String,
     /// How many of a hundred requests are traced, unless whoever makes a request has decided it.
     #[serde(default = "all")]

@@ -76,12 +76,11 @@ fn network(cluster: &Cluster) -> Settings {
 
 /// Where manager and signers send their traces.
 fn traces(cluster: &Cluster) -> Settings {
-    let traces = cluster.spec.traces.iter();
-    let settings = traces.flat_map(|traces| {
+    let traces = cluster.spec.traces.iter().map(|traces| {
         let ratio = f64::from(traces.sample_percent) / 100.0;
-        [("otlp_endpoint".into(), json!(traces.otlp_endpoint)), ("otlp_sample_ratio".into(), json!(ratio))]
+        ("trace".into(), json!({"otlp_endpoint": traces.otlp_endpoint, "sample_ratio": ratio}))
     });
-    settings.collect()
+    traces.collect()
 }
 
 /// The database of a network whose TssCluster names none: another one for each key, since a manager never replaces a

@@ -160,7 +160,7 @@ spec:
   signingTimeoutSeconds: 60
   logLevel: info,tss_signer=debug
   canary: {}
-  traces: {otlpEndpoint: 'https://collector.example.com/otlp', samplePercent: 5}
+  traces: {otlpEndpoint: 'http://collector.observability:4318', samplePercent: 5}
   imagePullSecrets: [{name: registry}]
   manager:
     replicas: 1
