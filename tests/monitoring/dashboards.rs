@@ -215,12 +215,14 @@ pub(crate) fn dashboards() -> BTreeMap<String, Dashboard> {
 }
 
 /// What variables may stand for where nothing is asked.
-const ANY: [(&str, &str); 4] = [("__rate_interval", "1m"), ("namespace", ".*"), ("cluster", ".*"), ("pod", ".*")];
+const ANY: [(&str, &str); 4] =
+    [("__rate_interval", "1m"), ("namespace", ".*"), ("cluster", ".*"), ("pod", ".*")];
 
 #[test]
 fn every_query_and_variable_is_promql_with_known_variables() {
     for (name, dashboard) in dashboards() {
-        let queries = dashboard.panels.iter().flat_map(|panel| &panel.targets).map(|target| target.query(&ANY));
+        let queries =
+            dashboard.panels.iter().flat_map(|panel| &panel.targets).map(|target| target.query(&ANY));
         let definitions = dashboard.templating.list.iter().filter_map(Variable::definition);
         let selected = definitions.map(|definition| series_of(&replace(definition, &ANY)).0);
         for query in queries.chain(selected) {
@@ -235,7 +237,8 @@ fn every_query_and_variable_is_promql_with_known_variables() {
 fn series_of(definition: &str) -> (String, String) {
     let inner = definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
     let parts = inner.and_then(|inner| inner.rsplit_once(", "));
-    let (series, label) = parts.unwrap_or_else(|| panic!("{definition}: expected label_values(SERIES, LABEL)"));
+    let (series, label) =
+        parts.unwrap_or_else(|| panic!("{definition}: expected label_values(SERIES, LABEL)"));
     (series.to_owned(), label.to_owned())
 }
 
@@ -253,7 +256,10 @@ fn a_person_can_read_every_panel() {
     for (name, dashboard) in dashboards() {
         assert!(uids.insert(dashboard.uid.clone()), "{name}: another dashboard has uid {}", dashboard.uid);
         assert!(!dashboard.title.is_empty() && !dashboard.description.is_empty(), "{name}");
-        assert!(dashboard.tags.contains(&"tss-network".to_owned()), "{name}: the dashboards link by this tag");
+        assert!(
+            dashboard.tags.contains(&"tss-network".to_owned()),
+            "{name}: the dashboards link by this tag"
+        );
         // That of Grafana 10.3: newer ones migrate it.
         assert_eq!(dashboard.schema_version, 39, "{name}");
         let first = &dashboard.templating.list[0];
@@ -279,7 +285,11 @@ fn a_person_can_read_every_panel() {
             let refs: BTreeSet<_> = panel.targets.iter().map(|target| &target.ref_id).collect();
             assert_eq!(refs.len(), panel.targets.len(), "{what}: queries of the same name");
             for target in &panel.targets {
-                assert_eq!(target.instant, panel.kind == Kind::Stat, "{what}: lines need ranges, numbers do not");
+                assert_eq!(
+                    target.instant,
+                    panel.kind == Kind::Stat,
+                    "{what}: lines need ranges, numbers do not"
+                );
             }
         }
     }

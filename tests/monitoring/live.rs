@@ -46,7 +46,11 @@ async fn what_is_asked_for_exists_and_a_fault_fires_the_right_alert() {
             panels_without_data(&prometheus, namespace, window).await,
         ];
         assert!(found.iter().all(Vec::is_empty), "{}", found.concat().join("\n"));
-        assert_eq!(critical(&prometheus, "firing").await, BTreeSet::new(), "critical alerts fire without a reason");
+        assert_eq!(
+            critical(&prometheus, "firing").await,
+            BTreeSet::new(),
+            "critical alerts fire without a reason"
+        );
         drop(load);
 
         two_silent_signers_fire_the_alert_for_a_lost_quorum(&prometheus, &network).await;
@@ -108,10 +112,16 @@ async fn missing_series(prometheus: &Prometheus, namespace: &Namespace) -> Vec<S
 }
 
 /// The queries of panels that yield no number. Draws the dashboards.
-async fn panels_without_data(prometheus: &Prometheus, namespace: &Namespace, window: (f64, f64)) -> Vec<String> {
+async fn panels_without_data(
+    prometheus: &Prometheus,
+    namespace: &Namespace,
+    window: (f64, f64),
+) -> Vec<String> {
     let mut without = Vec::new();
-    let pictures = std::env::var_os("PICTURES")
-        .map_or_else(|| crate::folder("target/pictures"), |folder| crate::folder("").join(PathBuf::from(folder)));
+    let pictures = std::env::var_os("PICTURES").map_or_else(
+        || crate::folder("target/pictures"),
+        |folder| crate::folder("").join(PathBuf::from(folder)),
+    );
     std::fs::create_dir_all(&pictures).unwrap();
     for (name, dashboard) in dashboards() {
         let mut contents = Vec::new();
@@ -166,7 +176,10 @@ async fn two_silent_signers_fire_the_alert_for_a_lost_quorum(prometheus: &Promet
         sleep(Duration::from_millis(200)).await;
     }
     assert!(was_pending, "it fired before it was pending");
-    println!("two of three signers fell silent: TssQuorumLost fires after {:.1} s", began.elapsed().as_secs_f64());
+    println!(
+        "two of three signers fell silent: TssQuorumLost fires after {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
 
     network.signal(&[2, 3], "CONT");
     let began = Instant::now();

@@ -83,7 +83,8 @@ pub(crate) fn draw(file: &Path, title: &str, panels: &[Panel], contents: &[Conte
     canvas.fill(&PAPER).unwrap();
     text(&canvas, title, (12, 14), 20, INK);
     let seconds = window.1 - window.0;
-    let source = format!("drawn from Prometheus' answers: {seconds:.0} seconds of a test's network under load");
+    let source =
+        format!("drawn from Prometheus' answers: {seconds:.0} seconds of a test's network under load");
     text(&canvas, &source, (420, 19), 12, PALE);
     for (panel, content) in panels.iter().zip(contents) {
         let GridPos { x, y, w, h } = panel.grid_pos;
@@ -172,7 +173,9 @@ fn lines(area: &Canvas<'_>, panel: &Panel, content: &Content, window: (f64, f64)
         if panel.is_stacked() {
             let fill = color.mix(0.35);
             chart.draw_series(AreaSeries::new(points.iter().copied(), 0.0, PAPER)).unwrap();
-            chart.draw_series(AreaSeries::new(points.iter().copied(), 0.0, fill).border_style(*color)).unwrap();
+            chart
+                .draw_series(AreaSeries::new(points.iter().copied(), 0.0, fill).border_style(*color))
+                .unwrap();
         } else {
             chart.draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(1))).unwrap();
         }

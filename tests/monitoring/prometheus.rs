@@ -45,7 +45,8 @@ impl Prometheus {
                 Some((indent, _)) if indent.trim().is_empty() => format!("{indent}for: {PENDING}\n"),
                 _ => format!("{line}\n"),
             });
-            std::fs::write(folder.path().join(format!("{name}.rules.yaml")), lines.collect::<String>()).unwrap();
+            std::fs::write(folder.path().join(format!("{name}.rules.yaml")), lines.collect::<String>())
+                .unwrap();
         }
         let jobs: Vec<Value> = targets
             .iter()
@@ -101,10 +102,15 @@ impl Prometheus {
     }
 
     async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Value, String> {
-        let url = reqwest::Url::parse_with_params(&format!("{}/api/v1/{path}", self.url), parameters).unwrap();
+        let url =
+            reqwest::Url::parse_with_params(&format!("{}/api/v1/{path}", self.url), parameters).unwrap();
         let answer = self.http.get(url).send().await.map_err(|error| error.to_string())?;
         let mut answer: Value = answer.json().await.map_err(|error| error.to_string())?;
-        if answer["status"] == "success" { Ok(answer["data"].take()) } else { Err(answer["error"].to_string()) }
+        if answer["status"] == "success" {
+            Ok(answer["data"].take())
+        } else {
+            Err(answer["error"].to_string())
+        }
     }
 
     /// What a query yields now.

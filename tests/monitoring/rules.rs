@@ -45,7 +45,8 @@ pub(crate) fn alerts() -> BTreeMap<String, Alert> {
     let mut alerts = BTreeMap::new();
     let mut groups = BTreeSet::new();
     for (name, yaml) in rule_files() {
-        let file: RuleFile = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{name}.yaml: {error}"));
+        let file: RuleFile =
+            serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{name}.yaml: {error}"));
         for group in file.groups {
             assert!(groups.insert(group.name.clone()), "two groups {}", group.name);
             for alert in group.rules {
@@ -83,7 +84,10 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
     let runbooks = crate::files("docs/runbooks", "md");
     let named = |text: &str| -> BTreeSet<String> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric());
-        words.filter(|word| word.starts_with("Tss") && !word.starts_with("TssCluster")).map(Into::into).collect()
+        words
+            .filter(|word| word.starts_with("Tss") && !word.starts_with("TssCluster"))
+            .map(Into::into)
+            .collect()
     };
     let alerts = alerts();
     let (index, pages): (Vec<_>, Vec<_>) = runbooks.iter().partition(|(name, _)| *name == "README");
@@ -128,7 +132,8 @@ struct Look {
 fn each_alert_has_a_case_that_fires_and_one_that_does_not() {
     let mut looks: BTreeMap<String, BTreeSet<bool>> = BTreeMap::new();
     for (name, yaml) in crate::files("tests/monitoring/rules", "yaml") {
-        let cases: Cases = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{name}.yaml: {error}"));
+        let cases: Cases =
+            serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{name}.yaml: {error}"));
         for look in cases.tests.into_iter().flat_map(|case| case.alert_rule_test) {
             looks.entry(look.alertname).or_default().insert(!look.exp_alerts.is_empty());
         }
@@ -148,13 +153,17 @@ fn each_alert_fires_when_it_should() {
 }
 
 fn paths(folder: &str) -> Vec<PathBuf> {
-    crate::files(folder, "yaml").keys().map(|name| crate::folder(folder).join(format!("{name}.yaml"))).collect()
+    crate::files(folder, "yaml")
+        .keys()
+        .map(|name| crate::folder(folder).join(format!("{name}.yaml")))
+        .collect()
 }
 
 fn promtool(arguments: &[&str], files: Vec<PathBuf>) {
     assert!(!files.is_empty(), "promtool {arguments:?} has nothing to look at");
     let output = Command::new("promtool").args(arguments).args(files).output();
-    let output = output.unwrap_or_else(|error| panic!("promtool of the package `prometheus` is missing: {error}"));
+    let output =
+        output.unwrap_or_else(|error| panic!("promtool of the package `prometheus` is missing: {error}"));
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "promtool {arguments:?}:\n{}", String::from_utf8_lossy(&said));
 }
