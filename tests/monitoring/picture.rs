@@ -240,8 +240,8 @@ fn shown(field: &Field, value: f64) -> (String, RGBColor) {
     if let Some(mapped) = mapped {
         return (mapped.text.clone(), color(&mapped.color));
     }
-    let steps = field.thresholds.steps.iter();
-    let step = steps.filter(|step| step.value.is_none_or(|from| value >= from)).last();
+    let mut steps = field.thresholds.steps.iter().rev();
+    let step = steps.find(|step| step.value.is_none_or(|from| value >= from));
     (quantity(field, value), step.map_or(INK, |step| color(&step.color)))
 }
 
