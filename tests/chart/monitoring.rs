@@ -46,10 +46,11 @@ fn the_operator_is_found_by_its_service() {
     let (monitor, service) = (the(&made, "ServiceMonitor"), the(&made, "Service"));
     assert_eq!(monitor["metadata"]["labels"]["release"], "p");
     assert_eq!(monitor["metadata"]["namespace"], service["metadata"]["namespace"]);
-    assert_eq!(
-        monitor["spec"]["endpoints"],
-        json!([{"port": service["spec"]["ports"][0]["name"], "interval": "15s"}])
-    );
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    assert_eq!(endpoint["port"], service["spec"]["ports"][0]["name"]);
+    assert_eq!(endpoint["interval"], "15s");
+    assert_eq!(endpoint["honorLabels"], true, "a canary's namespace is not the operator's");
+    assert_eq!(endpoint["relabelings"], json!([{"targetLabel": "component", "replacement": "operator"}]));
     for (label, value) in monitor["spec"]["selector"]["matchLabels"].as_object().unwrap() {
         assert_eq!(&service["metadata"]["labels"][label], value, "{label}");
     }
@@ -73,8 +74,14 @@ fn managers_and_signers_of_all_networks_are_found() {
     assert!(selects("manager") && selects("signer"));
     assert!(!selects("key-generation"));
     assert_eq!(spec["namespaceSelector"], json!({"any": true}));
-    assert_eq!(spec["podMetricsEndpoints"], json!([{"port": "metrics"}]));
-    assert_eq!(spec["podTargetLabels"], json!([names::CLUSTER, names::SIGNER, names::COMPONENT]));
+    let from = |label: &str| format!("__meta_kubernetes_pod_label_{}", label.replace(['.', '/', '-'], "_"));
+    assert_eq!(
+        spec["podMetricsEndpoints"],
+        json!([{"port": "metrics", "relabelings": [
+            {"sourceLabels": [from(names::CLUSTER)], "targetLabel": "cluster"},
+            {"sourceLabels": [from(names::COMPONENT)], "targetLabel": "component"},
+        ]}])
+    );
 
     let made = Chart::new("tss-network").apis(&ALL).values("watchNamespace: wallets").objects();
     assert_eq!(the(&made, "PodMonitor")["spec"]["namespaceSelector"], json!({"matchNames": ["wallets"]}));

@@ -92,16 +92,21 @@ async fn a_try_that_fails_leaves_nothing_and_is_tried_again_later_under_another_
         let first = jobs(namespace).await;
         kubelet.release();
         kubelet.fail(task("generate"), "RabbitMQ cannot be reached");
+        let before = Timestamp::now();
         operator.pass_until("wallet", "the try fails", |status| failures(status) == 1).await;
         let status = namespace.status("wallet").await;
         let progress = status.key_generation.clone().unwrap();
         assert_eq!(last_failure(&status), "generate of signer 2: error: RabbitMQ cannot be reached");
         assert_eq!((progress.attempt, progress.decided), (2, None));
-        let pause = |status: &TssClusterStatus| {
+        // It failed between `before` and now, and waits for so many seconds from then on.
+        let waits = |status: &TssClusterStatus, before: Timestamp, seconds: i64| {
             let until = status.key_generation.as_ref().unwrap().not_before.as_ref().unwrap().0;
-            until.duration_since(Timestamp::now()).as_secs()
+            // Times of Kubernetes are whole seconds.
+            let (least, most) =
+                (until.duration_since(before).as_secs(), until.duration_since(Timestamp::now()).as_secs());
+            assert!(least >= seconds - 1 && most <= seconds, "{seconds}: {least}, {most}");
         };
-        assert!((2..=5).contains(&pause(&status)), "{}", pause(&status));
+        waits(&status, before, 5);
         // Nothing of it is left.
         until("its Jobs and Secrets are gone", async || {
             let _ = operator.pass("wallet").await;
@@ -131,9 +136,10 @@ async fn a_try_that_fails_leaves_nothing_and_is_tried_again_later_under_another_
             "{events:#?}"
         );
         // It fails again, and waits longer.
+        let before = Timestamp::now();
         operator.pass_until("wallet", "the second try fails", |status| failures(status) == 2).await;
         let status = namespace.status("wallet").await;
-        assert!((6..=10).contains(&pause(&status)), "{}", pause(&status));
+        waits(&status, before, 10);
         kubelet.release();
         kubelet.hold(task_of("generate", 1));
         until("the third try begins", async || {
