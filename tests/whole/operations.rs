@@ -139,7 +139,8 @@ fn sign_until(stop: &AtomicBool, namespace: &Namespace) -> usize {
 fn operations_are_as_they_are_written() {
     let folder = tempfile::tempdir().unwrap();
     let desk = Desk::new(&charts_before(folder.path()));
-    // Whatever another test has left of the operator.
+    // Whatever another test has left.
+    kubectl(&["wait", "--for=delete", "namespace/wallets", "--timeout=180s"]);
     let _ = desk.run("helm uninstall tss-network --namespace tss-network --wait");
 
     desk.procedure("Install");
