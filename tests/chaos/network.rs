@@ -25,7 +25,7 @@ pub(crate) const CRAMPED: u8 = 2;
 pub(crate) const LAST_ROUND: u8 = 3;
 
 /// How long the network has to be whole again after a fault.
-const RECOVERY: Duration = Duration::from_secs(120);
+const RECOVERY: Duration = Duration::from_secs(240);
 
 /// A process of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
