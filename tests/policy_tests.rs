@@ -63,7 +63,7 @@ impl Signing {
             mongodb_uri: None,
         };
         let network = Network::start(options).await.unwrap();
-        let client = Client::new(&network.url()).unwrap();
+        let client = Client::new(&network.url(), None).unwrap();
         (Self { network, client, config, policy: file, folder }, keys)
     }
 

@@ -231,6 +231,11 @@ config! {
     /// The port of the manager's health and metrics, for those who must not use the API. Without it, they are on
     /// the API's.
     manager_metrics_port: Option<u16> = None,
+    /// The certificate of the manager's API and its chain, in PEM. With it the API is served over TLS, and not
+    /// otherwise. Read again when it changes.
+    manager_tls_cert_file: Option<PathBuf> = None,
+    /// The private key of `manager_tls_cert_file`, in PEM.
+    manager_tls_key_file: Option<PathBuf> = None,
     /// Who may use the API. `none` has to be written out where the address is not loopback.
     auth: Option<Auth> = None,
     /// The port of a signer's health and metrics; 0 for none.
@@ -315,8 +320,8 @@ struct Layer {
 }
 
 const PREFIX: &str = "TSS_";
-/// Where `tssctl` finds the manager: no setting, though it begins like one.
-const NO_SETTING: &str = "TSS_MANAGER";
+/// Where `tssctl` finds the manager, and whom it believes: no settings, though they begin like some.
+const NO_SETTINGS: [&str; 2] = ["TSS_MANAGER", "TSS_MANAGER_CA"];
 
 impl Config {
     /// Reads `dir/default.toml`, `dir/{RUN_MODE}.toml` (`development` unless set) and the `TSS_*`
@@ -356,7 +361,7 @@ impl Config {
             file_layer(&dir.join(format!("{mode}.toml")), ": RUN_MODE names the file without `.toml`")?,
         ];
         for (name, value) in &env {
-            if let Some(path) = name.strip_prefix(PREFIX).filter(|_| name != NO_SETTING) {
+            if let Some(path) = name.strip_prefix(PREFIX).filter(|_| !NO_SETTINGS.contains(&name.as_str())) {
                 layers.push(variable_layer(name, path, value)?);
             }
         }
@@ -442,6 +447,13 @@ impl Config {
         if self.manager_metrics_port.is_some_and(|port| port == 0 || port == self.manager_port) {
             return wrong("manager_metrics_port", "expected another port than 0 and `manager_port`".into());
         }
+        if self.manager_tls_cert_file.is_some() != self.manager_tls_key_file.is_some() {
+            let (key, other) = match self.manager_tls_cert_file {
+                Some(_) => ("manager_tls_cert_file", "manager_tls_key_file"),
+                None => ("manager_tls_key_file", "manager_tls_cert_file"),
+            };
+            return wrong(key, format!("expected `{other}` as well"));
+        }
         for (key, seconds, most) in
             [("signing_timeout", self.signing_timeout, 3600), ("attempt_timeout", self.attempt_timeout, 600)]
         {
@@ -463,6 +475,11 @@ impl Config {
             return wrong("manager_address", problem);
         }
         Ok(())
+    }
+
+    /// The files of the certificate that the manager's API is served with, and of its private key.
+    pub fn manager_tls(&self) -> Option<(&Path, &Path)> {
+        Some((self.manager_tls_cert_file.as_deref()?, self.manager_tls_key_file.as_deref()?))
     }
 
     /// [`Config::signing_timeout`] as a duration.
@@ -573,6 +590,7 @@ mod tests {
                 ("TSS_CLUSTER", "prod"),
                 ("HOME", "/"),
                 ("TSS_MANAGER", "http://127.0.0.1:8080"),
+                ("TSS_MANAGER_CA", "ca.crt"),
                 ("TSS_MONGODB_DATABASE", "12"),
             ],
         )
@@ -619,6 +637,18 @@ mod tests {
             ("", "", &[("TSS_CLUSTER", "A b")], ["TSS_CLUSTER", "cluster", "lower-case"]),
             ("", "", &[("TSS_RABBITMQ_URI", "http://x")], ["TSS_RABBITMQ_URI", "rabbitmq_uri", "amqp://"]),
             ("", "manager_address = \"0.0.0.0\"", &[], ["development.toml", "manager_address", "auth"]),
+            (
+                "",
+                "",
+                &[("TSS_MANAGER_TLS_KEY_FILE", "x")],
+                ["TSS_MANAGER_TLS_KEY_FILE", "expected", "manager_tls_cert_file"],
+            ),
+            (
+                "manager_tls_cert_file = \"x\"",
+                "",
+                &[],
+                ["default.toml", "`manager_tls_cert_file`", "manager_tls_key_file"],
+            ),
             ("", "", &[("TSS_TRACE__SAMPLE_RATIO", "1.5")], ["TSS_TRACE__SAMPLE_RATIO", "1.5", "0 to 1"]),
             ("", "", &[("TSS_TRACE__SAMPLE_RATIO", "nan")], ["TSS_TRACE__SAMPLE_RATIO", "NaN", "0 to 1"]),
             (

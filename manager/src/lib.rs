@@ -9,6 +9,7 @@
 //! | [`keys`] | the cluster's keys, as they are on record |
 //! | [`store`] | where requests are kept |
 //! | [`service`] | a manager as a whole: its parts, started and stopped |
+//! | `server`, `tls` | how it is listened to, and the certificate that the API is served with |
 //! | [`metrics`] | what is counted |
 
 pub mod api;
@@ -16,8 +17,10 @@ pub mod coordinator;
 pub mod keys;
 pub mod metrics;
 pub mod presence;
+mod server;
 pub mod service;
 pub mod store;
+mod tls;
 pub mod window;
 
 pub use service::{Manager, ManagerOptions};

@@ -110,6 +110,8 @@ pub struct Metrics {
     pub threshold: IntGauge,
     /// The epoch of the key that signs when a request names none; 0 while none is on record.
     pub key_epoch: IntGauge,
+    /// When the API's certificate expires, in seconds since 1970; 0 without TLS.
+    pub certificate_expiry: IntGauge,
     /// 1 while a part can be reached.
     up: IntGaugeVec,
     /// HTTP responses, by route, method and status. Which there can be is on no list: each is there from its
@@ -194,6 +196,10 @@ impl Metrics {
             key_epoch: gauge(
                 "tss_key_epoch",
                 "Epoch of the key that signs when a request names none; 0 while none is on record.",
+            ),
+            certificate_expiry: gauge(
+                "tss_certificate_expiry_timestamp_seconds",
+                "When the certificate of the manager's API expires, in seconds since 1970; 0 without TLS.",
             ),
             up,
             http: register(

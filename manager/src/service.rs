@@ -23,7 +23,9 @@ use crate::coordinator::{Coordinator, CoordinatorOptions};
 use crate::keys::{Keys, Unrecorded};
 use crate::metrics::{Metrics, Part};
 use crate::presence::Presence;
+use crate::server;
 use crate::store::Store;
+use crate::tls::Certificate;
 
 /// How many outcomes and notices may be on their way into the process at once.
 const IN_FLIGHT: u16 = 256;
@@ -146,27 +148,31 @@ impl Manager {
         self.shared.clone()
     }
 
-    /// Serves the REST API until `stop`, and health and metrics to those who only watch, where they have a listener
-    /// of their own (`manager_metrics_port`).
+    /// Serves the REST API until `stop`, over TLS where the configuration names a certificate; and health and metrics to
+    /// those who only watch, where they have a listener of their own (`manager_metrics_port`).
     ///
     /// # Errors
-    /// When a listener fails.
+    /// When the certificate is of no use, or a listener fails.
     pub async fn serve(
         &self,
         api: TcpListener,
         watchers: Option<TcpListener>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let expiry = self.shared.metrics.certificate_expiry.clone();
+        let certificate = Certificate::open(&self.shared.config, expiry).await?;
+        let tls = certificate.as_ref().map(Certificate::served);
+        if let Some(certificate) = certificate {
+            self.spawn(|_| certificate.follow());
+        }
         // The API's end is the other's: until then somebody may want to know how it is.
         let over = CancellationToken::new();
         let watch = async {
             let Some(watchers) = watchers else { return Ok(()) };
-            let over = over.clone().cancelled_owned();
-            axum::serve(watchers, api::watchers(self.shared())).with_graceful_shutdown(over).await
+            server::serve(watchers, None, api::watchers(self.shared()), over.clone()).await
         };
         let serve = async {
-            let served = axum::serve(api, api::router(self.shared()));
-            let result = served.with_graceful_shutdown(stop.cancelled_owned()).await;
+            let result = server::serve(api, tls, api::router(self.shared()), stop).await;
             over.cancel();
             result
         };

@@ -1,5 +1,6 @@
 //! What every controller has.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -69,8 +70,12 @@ pub struct Options {
     /// The namespace that the operator runs in: managers let its Pods in.
     #[arg(long, env = "POD_NAMESPACE", default_value = "tss-network")]
     pub namespace: String,
-    /// Where the managers are, when the operator runs outside of the cluster's network: a URL in which `{cluster}`
-    /// and `{namespace}` stand for a TssCluster's.
+    /// A file with the certificates, in PEM, of the authorities that vouch for managers with `spec.manager.tls`. Read again
+    /// when it changes. The system's own without it.
+    #[arg(long, env = "MANAGER_CA")]
+    pub manager_ca: Option<PathBuf>,
+    /// Where the managers are, when the operator runs outside of the cluster's network: a URL in which `{scheme}`,
+    /// `{cluster}` and `{namespace}` stand for a TssCluster's.
     #[arg(long, env = "MANAGER_URL", hide = true)]
     pub manager_url: Option<String>,
 }

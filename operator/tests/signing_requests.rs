@@ -186,6 +186,7 @@ impl Setting {
                 operator_image: String::new(),
                 watch_namespace: Some(self.namespace.clone()),
                 namespace: "tss-network".into(),
+                manager_ca: None,
                 manager_url: Some(self.url.clone()),
             }),
         });

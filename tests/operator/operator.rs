@@ -126,6 +126,7 @@ pub(crate) fn context(client: Client, watch_namespace: Option<String>) -> Contex
             operator_image: "tss/operator:test".into(),
             watch_namespace,
             namespace: "tss-network".into(),
+            manager_ca: None,
             manager_url: None,
         }),
     }

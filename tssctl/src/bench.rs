@@ -173,7 +173,7 @@ fn thread_cpu() -> Duration {
 
 /// Makes the requests; yields the seconds it took and each request's latency.
 async fn load(url: &str, options: &BenchOptions) -> anyhow::Result<(f64, Vec<Duration>)> {
-    let client = Client::new(url)?;
+    let client = Client::new(url, None)?;
     // Connections are opened and caches filled before the clock starts.
     one(&client, usize::MAX).await?;
     let next = Arc::new(AtomicUsize::new(0));

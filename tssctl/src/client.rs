@@ -1,10 +1,11 @@
 //! The manager's REST API, as a caller uses it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use reqwest::{Method, StatusCode};
+use reqwest::{Certificate, Method, StatusCode};
 use serde_json::{Value, json};
 use tss_common::approval::Approval;
 use uuid::Uuid;
@@ -38,16 +39,26 @@ pub struct SignRequest {
     pub approvals: Vec<Approval>,
 }
 
+fn certificates(path: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let certificates = Certificate::from_pem_bundle(&std::fs::read(path)?)?;
+    anyhow::ensure!(!certificates.is_empty(), "expected certificates in PEM");
+    Ok(certificates)
+}
+
 impl Client {
-    /// A client of the manager at `url`.
+    /// A client of the manager at `url`. `authorities` names a file with the certificates, in PEM, of those who may
+    /// vouch for it, and nobody else then may; without it the system's own do.
     ///
     /// # Errors
-    /// When no HTTP client can be made.
-    pub fn new(url: &str) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
+    /// When no HTTP client can be made, or the file is of no use.
+    pub fn new(url: &str, authorities: Option<&Path>) -> anyhow::Result<Self> {
+        let mut http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
-            .timeout(MAX_WAIT + Duration::from_secs(15))
-            .build()?;
+            .timeout(MAX_WAIT + Duration::from_secs(15));
+        if let Some(path) = authorities {
+            http = http.tls_certs_only(certificates(path).with_context(|| path.display().to_string())?);
+        }
+        let http = http.build().context("there is no HTTP client")?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
     }
 

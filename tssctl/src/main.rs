@@ -157,6 +157,16 @@ struct ManagerArguments {
     /// Where the manager is.
     #[arg(long, env = "TSS_MANAGER", default_value = "http://127.0.0.1:8080")]
     manager: String,
+    /// A file with the certificates, in PEM, of the authorities that may vouch for a manager at https://…; the system's
+    /// own may without it.
+    #[arg(long, env = "TSS_MANAGER_CA", value_name = "FILE")]
+    manager_ca: Option<PathBuf>,
+}
+
+impl ManagerArguments {
+    fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.manager, self.manager_ca.as_deref())
+    }
 }
 
 #[derive(Args)]
@@ -266,9 +276,7 @@ fn main() -> ExitCode {
                 Ok(())
             }
             Command::Approve(arguments) => run_approve(arguments),
-            Command::Status { request, manager } => {
-                print_json(&Client::new(&manager.manager)?.status(request).await?)
-            }
+            Command::Status { request, manager } => print_json(&manager.client()?.status(request).await?),
             Command::Verify(arguments) => run_verify(&arguments),
             Command::Bench(arguments) => run_bench(arguments).await,
             Command::Audit(command) => run_audit(command),
@@ -369,7 +377,7 @@ async fn run_sign(arguments: SignArguments) -> anyhow::Result<()> {
             .map(|file| approver::read_approval(file))
             .collect::<anyhow::Result<_>>()?,
     };
-    let client = Client::new(&arguments.manager.manager)?;
+    let client = arguments.manager.client()?;
     let id = client.sign(&request).await?;
     if arguments.wait == 0 {
         println!("{id}");

@@ -41,6 +41,7 @@ pub(super) fn options() -> Options {
         operator_image: "tss/operator:1".into(),
         watch_namespace: None,
         namespace: "tss-network".into(),
+        manager_ca: None,
         manager_url: None,
     }
 }

@@ -1,5 +1,7 @@
 //! What the objects of a cluster are called, and how they are labelled.
 
+use super::build::MANAGER_PORT;
+use crate::crd::Scheme;
 use std::collections::BTreeMap;
 
 /// The label that names the TssCluster of an object.
@@ -20,6 +22,11 @@ pub const CONFIGURATION: &str = "tss.network/configuration";
 /// The Deployment, Service, ServiceAccount and so on of the managers.
 pub fn manager(cluster: &str) -> String {
     format!("{cluster}-manager")
+}
+
+/// Where programs in the Kubernetes cluster find the managers.
+pub fn manager_url(scheme: Scheme, namespace: &str, cluster: &str) -> String {
+    format!("{}://{}.{namespace}.svc:{MANAGER_PORT}", scheme.as_str(), manager(cluster))
 }
 
 /// The StatefulSet and ServiceAccount of a signer.

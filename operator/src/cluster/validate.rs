@@ -5,6 +5,7 @@ use kube::{Resource as _, ResourceExt as _};
 use tss_common::config::check_name;
 use tss_mpc::{DerivationPath, Threshold};
 
+use super::names;
 use crate::crd::{KeySourceKind, TssCluster, TssClusterSpec};
 
 /// A TssCluster that can be built.
@@ -85,11 +86,6 @@ impl Cluster {
 
     /// Where programs in the Kubernetes cluster find the manager.
     pub fn manager_url(&self) -> String {
-        format!(
-            "http://{}.{}.svc:{}",
-            super::names::manager(&self.name),
-            self.namespace,
-            super::build::MANAGER_PORT
-        )
+        names::manager_url(self.spec.manager.scheme(), &self.namespace, &self.name)
     }
 }

@@ -288,6 +288,10 @@ pub struct ManagerSpec {
     #[serde(default = "manager_replicas")]
     #[schemars(range(min = 1, max = 16))]
     pub replicas: i32,
+    /// Has the API served over TLS, and not otherwise. The operator has to trust who has signed the certificate: see its
+    /// `--manager-ca`, `managerCa` in its chart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ManagerTls>,
     /// How its Pods run.
     #[serde(flatten)]
     pub pod: PodSpec,
@@ -295,8 +299,45 @@ pub struct ManagerSpec {
 
 impl Default for ManagerSpec {
     fn default() -> Self {
-        Self { replicas: manager_replicas(), pod: PodSpec::default() }
+        Self { replicas: manager_replicas(), tls: None, pod: PodSpec::default() }
     }
+}
+
+impl ManagerSpec {
+    /// What its API speaks.
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+}
+
+/// What a manager's API speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// It has no certificate.
+    Http,
+    /// It has one.
+    Https,
+}
+
+impl Scheme {
+    /// Its name in URLs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// The certificate of the manager's API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ManagerTls {
+    /// The Secret with the certificate and its chain in `tls.crt`, and the private key in `tls.key`, as cert-manager makes
+    /// it; for the name `{name}-manager.{namespace}.svc`. When it changes, managers take the new certificate up without
+    /// a restart.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
 }
 
 fn manager_replicas() -> i32 {

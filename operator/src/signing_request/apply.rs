@@ -107,21 +107,30 @@ impl Applier {
             }
             Plan::Fail(cause) => Outcome::Failed { cause, attempts: None },
             Plan::Wait(cause) => Outcome::Waits(cause),
-            Plan::Submit { request, body, first } => {
-                // Written before it is sent: an operator that starts anew knows by it that a manager may have it.
-                if first {
-                    let status = update_status::submitting(&object, Timestamp::now());
-                    object = update_status::write(api, object, status).await?;
+            Plan::Submit { request, body, first } => match self.manager(request) {
+                Err(cause) if first => Outcome::Waits(cause),
+                Err(cause) => Outcome::Unsure(cause),
+                Ok(manager) => {
+                    // Written before it is sent: an operator that starts anew knows by it that a manager may have it.
+                    if first {
+                        let status = update_status::submitting(&object, Timestamp::now());
+                        object = update_status::write(api, object, status).await?;
+                    }
+                    submit(&manager, request, &body, first).await
                 }
-                submit(&self.manager(request), request, &body, first).await
-            }
+            },
             Plan::Ask { request, id, wait } => {
                 let place = self.wait_for(request);
                 let wait = if place.is_some() { wait } else { Duration::ZERO };
                 let began = Instant::now();
-                let manager = self.manager(request);
+                let asked = async {
+                    match self.manager(request) {
+                        Ok(manager) => ask(&manager, request, id, wait).await,
+                        Err(cause) => Outcome::Unsure(cause),
+                    }
+                };
                 let outcome = tokio::select! {
-                    outcome = ask(&manager, request, id, wait) => outcome,
+                    outcome = asked => outcome,
                     () = self.stop.cancelled() => Outcome::Left,
                 };
                 waited = began.elapsed();
@@ -131,8 +140,8 @@ impl Applier {
         Ok(Applied { object, outcome, waited })
     }
 
-    fn manager(&self, request: &Request) -> Manager<'_> {
-        self.managers.of(&request.namespace, &request.cluster)
+    fn manager(&self, request: &Request) -> Result<Manager, Cause> {
+        self.managers.of(request.scheme, &request.namespace, &request.cluster)
     }
 
     /// A place among those who wait for their signatures, if there is one.
@@ -180,7 +189,7 @@ async fn delete(api: &Api<SigningRequest>, object: &SigningRequest) -> Result<()
     }
 }
 
-async fn submit(manager: &Manager<'_>, request: &Request, body: &SignBody, first: bool) -> Outcome {
+async fn submit(manager: &Manager, request: &Request, body: &SignBody, first: bool) -> Outcome {
     match manager.sign(&request.key, body).await {
         Ok(id) => Outcome::Taken(id),
         // That this try did not arrive says nothing of an earlier one.
@@ -193,7 +202,7 @@ async fn submit(manager: &Manager<'_>, request: &Request, body: &SignBody, first
     }
 }
 
-async fn ask(manager: &Manager<'_>, request: &Request, id: Uuid, wait: Duration) -> Outcome {
+async fn ask(manager: &Manager, request: &Request, id: Uuid, wait: Duration) -> Outcome {
     let told = async {
         let ending = manager.ending(id, wait).await?;
         // A finished status never changes: it is written once, when all of it is known.

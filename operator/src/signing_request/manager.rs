@@ -4,19 +4,22 @@
 //! that may have, and one that never will.
 
 use std::error::Error as _;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::{Certificate, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::build::SignBody;
 use super::cause::{self, Cause};
+use crate::cluster::names;
+use crate::crd::Scheme;
 
-/// Where managers are: a TssCluster's Service.
-const ADDRESS: &str = "http://{cluster}-manager.{namespace}.svc:8080";
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long an answer may take, beyond the wait that was asked for.
@@ -25,10 +28,25 @@ const ANSWER: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 64 << 10;
 
 /// The managers of all clusters.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Managers {
-    http: reqwest::Client,
-    address: String,
+    /// Where they are, if they are not where a TssCluster's Service is.
+    address: Option<String>,
+    plain: reqwest::Client,
+    secure: Secure,
+}
+
+/// How managers with a certificate are reached.
+#[derive(Debug)]
+enum Secure {
+    /// They are believed that the system's own authorities vouch for.
+    System(reqwest::Client),
+    /// Those that the authorities in a file vouch for, and no others.
+    File {
+        path: PathBuf,
+        /// What the file held last, and the client that was made of it.
+        last: Mutex<Option<(Vec<u8>, reqwest::Client)>>,
+    },
 }
 
 /// Why a manager has not taken a request.
@@ -111,35 +129,85 @@ struct Silence {
 }
 
 impl Managers {
-    /// The managers behind addresses of this form, in which `{cluster}` and `{namespace}` stand for a TssCluster's.
+    /// The managers behind addresses of this form, in which `{scheme}`, `{cluster}` and `{namespace}` stand for a
+    /// TssCluster's. `authorities` names a file with the certificates, in PEM, of those who may vouch for managers.
     ///
     /// # Errors
     /// When no HTTP client can be made.
-    pub fn new(address: Option<&str>) -> Result<Self, reqwest::Error> {
-        // A redirect or a proxy could answer in a manager's place.
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .redirect(Policy::none())
-            .no_proxy()
-            .build()?;
-        Ok(Self { http, address: address.unwrap_or(ADDRESS).trim_end_matches('/').to_owned() })
+    pub fn new(address: Option<&str>, authorities: Option<&Path>) -> Result<Self, reqwest::Error> {
+        let secure = match authorities {
+            None => Secure::System(builder().https_only(true).build()?),
+            // Perhaps it is not there yet: whoever issues certificates may start later than the operator.
+            Some(path) => Secure::File { path: path.to_owned(), last: Mutex::default() },
+        };
+        let address = address.map(|address| address.trim_end_matches('/').to_owned());
+        Ok(Self { address, plain: builder().build()?, secure })
     }
 
     /// The manager of a cluster.
-    pub fn of(&self, namespace: &str, cluster: &str) -> Manager<'_> {
-        let url = self.address.replace("{cluster}", cluster).replace("{namespace}", namespace);
-        Manager { http: &self.http, url }
+    ///
+    /// # Errors
+    /// When nobody can vouch for it.
+    pub fn of(&self, scheme: Scheme, namespace: &str, cluster: &str) -> Result<Manager, Cause> {
+        let url = match &self.address {
+            None => names::manager_url(scheme, namespace, cluster),
+            Some(address) => address
+                .replace("{scheme}", scheme.as_str())
+                .replace("{cluster}", cluster)
+                .replace("{namespace}", namespace),
+        };
+        let http = match scheme {
+            Scheme::Http => self.plain.clone(),
+            Scheme::Https => self.secure.client().map_err(|problem| {
+                let text = format!("the manager at {url} cannot be asked: {problem}");
+                Cause::new(cause::MANAGER_UNREACHABLE, text)
+            })?,
+        };
+        Ok(Manager { http, url })
+    }
+}
+
+/// What every client has.
+fn builder() -> reqwest::ClientBuilder {
+    // A redirect or a proxy could answer in a manager's place.
+    reqwest::Client::builder().connect_timeout(CONNECT).redirect(Policy::none()).no_proxy()
+}
+
+impl Secure {
+    /// A client that believes whom the file names now.
+    fn client(&self) -> Result<reqwest::Client, String> {
+        let (path, last) = match self {
+            Self::System(client) => return Ok(client.clone()),
+            Self::File { path, last } => (path, last),
+        };
+        let unusable = |problem: &dyn Display| format!("the authorities in {}: {problem}", path.display());
+        // A small file, and in memory where Kubernetes mounts it.
+        let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((seen, client)) = &*last
+            && *seen == pem
+        {
+            return Ok(client.clone());
+        }
+        let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
+        if authorities.is_empty() {
+            return Err(unusable(&"expected certificates in PEM"));
+        }
+        let client = builder().https_only(true).tls_certs_only(authorities).build();
+        let client = client.map_err(|error| unusable(&error))?;
+        *last = Some((pem, client.clone()));
+        Ok(client)
     }
 }
 
 /// The manager of one cluster.
 #[derive(Debug)]
-pub struct Manager<'a> {
-    http: &'a reqwest::Client,
+pub struct Manager {
+    http: reqwest::Client,
     url: String,
 }
 
-impl Manager<'_> {
+impl Manager {
     /// Asks for a signature; yields the request's id. Asking again under one key yields the same.
     ///
     /// # Errors

@@ -115,13 +115,14 @@ struct Looker {
 
 /// Runs the controller until `stop`.
 pub async fn run(context: Arc<Context>, stop: CancellationToken) {
-    let managers = match Managers::new(context.options.manager_url.as_deref()) {
-        Ok(managers) => managers,
-        Err(error) => {
-            // The operator ends with a controller that does.
-            return tracing::error!(%error, "no HTTP client can be made");
-        }
-    };
+    let managers =
+        match Managers::new(context.options.manager_url.as_deref(), context.options.manager_ca.as_deref()) {
+            Ok(managers) => managers,
+            Err(error) => {
+                // The operator ends with a controller that does.
+                return tracing::error!(%error, "no HTTP client can be made");
+            }
+        };
     let (requests_writer, clusters_writer) = (Writer::default(), Writer::default());
     let requests = requests_writer.as_reader();
     let looker = Arc::new(Looker {

@@ -18,11 +18,11 @@ use super::apply::Outcome;
 use super::build::{Plan, SignBody, build};
 use super::cause::{self, Cause};
 use super::dereference::{Cluster, Dereferenced};
-use super::manager::{Attempts, Ending, Managers, NotTaken, Signed};
+use super::manager::{Attempts, Ending, Manager, Managers, NotTaken, Signed};
 use super::update_status::{self, event, next, submitting};
 use super::validate::{Progress, Request, Stage, validate};
 use super::{answer, validate as validation};
-use crate::crd::{SigningRequest, SigningRequestStatus, TssCluster};
+use crate::crd::{Scheme, SigningRequest, SigningRequestStatus, TssCluster};
 
 const ID: Uuid = Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_5544_0000);
 /// SHA-256 of `hello`.
@@ -490,7 +490,11 @@ async fn serve(router: Router) -> Managers {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    Managers::new(Some(&format!("http://{address}/{{namespace}}/{{cluster}}"))).unwrap()
+    Managers::new(Some(&format!("http://{address}/{{namespace}}/{{cluster}}")), None).unwrap()
+}
+
+fn of(managers: &Managers, cluster: &str) -> Manager {
+    managers.of(Scheme::Http, "ns", cluster).unwrap()
 }
 
 fn problem(status: u16, kind: &str, detail: &str) -> Response {
@@ -518,7 +522,7 @@ async fn a_request_is_sent_under_the_objects_uid() {
         (StatusCode::CREATED, axum::Json(json!({"request_id": ID, "status": "Pending"})))
     };
     let managers = serve(Router::new().route("/ns/c/sign", post(sign))).await;
-    assert_eq!(managers.of("ns", "c").sign("u", &sign_body()).await, Ok(ID));
+    assert_eq!(of(&managers, "c").sign("u", &sign_body()).await, Ok(ID));
 }
 
 #[tokio::test]
@@ -546,7 +550,7 @@ async fn what_is_not_taken_is_told_apart() {
         }
     }
     let managers = serve(Router::new().route("/ns/{case}/sign", post(answer))).await;
-    let told = async |case: &str| managers.of("ns", case).sign("u", &sign_body()).await.unwrap_err();
+    let told = async |case: &str| of(&managers, case).sign("u", &sign_body()).await.unwrap_err();
     for case in ["invalid", "conflict", "malformed", "large", "type"] {
         assert!(matches!(told(case).await, NotTaken::Never(_)), "{case}");
     }
@@ -573,8 +577,8 @@ async fn a_manager_that_is_not_there_has_surely_not_taken_it() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     for address in [format!("http://{address}"), "http://{cluster}.invalid:8080".into()] {
-        let managers = Managers::new(Some(&address)).unwrap();
-        let manager = managers.of("ns", "c");
+        let managers = Managers::new(Some(&address), None).unwrap();
+        let manager = of(&managers, "c");
         let told = manager.sign("u", &sign_body()).await;
         let Err(NotTaken::Surely(cause)) = told else { panic!("{told:?}") };
         assert_eq!(cause.reason, "ManagerUnreachable");
@@ -586,7 +590,7 @@ async fn a_manager_that_is_not_there_has_surely_not_taken_it() {
 #[tokio::test]
 async fn a_connection_that_breaks_leaves_it_open_whether_it_was_taken() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let managers = Managers::new(Some(&format!("http://{}", listener.local_addr().unwrap()))).unwrap();
+    let managers = Managers::new(Some(&format!("http://{}", listener.local_addr().unwrap())), None).unwrap();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -594,7 +598,7 @@ async fn a_connection_that_breaks_leaves_it_open_whether_it_was_taken() {
             tokio::io::AsyncReadExt::read(&mut stream, &mut buffer).await.unwrap();
         }
     });
-    let told = managers.of("ns", "c").sign("u", &sign_body()).await;
+    let told = of(&managers, "c").sign("u", &sign_body()).await;
     assert!(matches!(&told, Err(NotTaken::Perhaps(cause)) if cause.reason == "NoAnswer"), "{told:?}");
 }
 
@@ -623,11 +627,11 @@ async fn what_became_of_a_request_is_asked_for_with_a_wait() {
     };
     let router = Router::new().route("/ns/{case}/signature/{id}", get(signature));
     let managers = serve(router.route("/ns/{case}/status/{id}", get(status))).await;
-    let told = async |case: &str| managers.of("ns", case).ending(ID, Duration::from_secs(7)).await;
+    let told = async |case: &str| of(&managers, case).ending(ID, Duration::from_secs(7)).await;
     assert_eq!(told("signed").await, Ok(Some(Ending::Signed(Box::new(signed())))));
     assert_eq!(told("pending").await, Ok(None));
     assert_eq!(told("failed").await, Ok(Some(Ending::Failed("not signed in time: x".into()))));
     assert_eq!(told("unknown").await.unwrap_err().reason, "RequestUnknown");
     assert_eq!(told("away").await.unwrap_err().reason, "ManagerUnavailable");
-    assert_eq!(managers.of("ns", "signed").attempts(ID).await, Ok(attempts()));
+    assert_eq!(of(&managers, "signed").attempts(ID).await, Ok(attempts()));
 }

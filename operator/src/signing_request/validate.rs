@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::cause::{self, Cause};
 use super::dereference::{Cluster, Dereferenced};
 use crate::condition;
-use crate::crd::{self, Approval, SigningRequest, SigningRequestStatus, TssCluster};
+use crate::crd::{self, Approval, Scheme, SigningRequest, SigningRequestStatus, TssCluster};
 
 /// How long past its deadline a manager is asked what became of a request, at least.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -35,6 +35,8 @@ pub struct Request {
     pub namespace: String,
     /// The cluster's name.
     pub cluster: String,
+    /// What its managers speak; of no use while there is no cluster.
+    pub scheme: Scheme,
     /// What is signed, in `encoding`.
     pub message: String,
     /// How the message is written.
@@ -110,6 +112,7 @@ pub fn validate(Dereferenced { object, cluster }: &Dereferenced) -> Result<Stage
         key: metadata.uid.clone().ok_or(Incomplete("uid"))?,
         namespace: metadata.namespace.clone().ok_or(Incomplete("namespace"))?,
         cluster: spec.cluster_ref.name.clone(),
+        scheme: found.map_or(Scheme::Http, |cluster| cluster.spec.manager.scheme()),
         message: wish.message,
         encoding: wish.encoding,
         hash: wish.hash,

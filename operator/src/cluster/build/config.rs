@@ -17,11 +17,12 @@ pub(super) const ROSTER: &str = "/etc/tss-roster";
 pub(super) const POLICY: &str = "/etc/tss-policy";
 pub(super) const RABBITMQ: &str = "/run/secrets/tss/rabbitmq";
 pub(super) const MONGODB: &str = "/run/secrets/tss/mongodb";
+pub(super) const TLS: &str = "/run/secrets/tss/tls";
 pub(super) const IDENTITY: &str = "/run/secrets/tss/identity";
 pub(super) const SHARE: &str = "/run/secrets/tss/share";
 pub(super) const DATA: &str = "/var/lib/tss";
 /// Where the containers of a Job of key generation hand files on, in memory.
-pub(super) const WORK: &str = "/work";
+pub(super) const WORK: &str = "/run/tss";
 
 type Settings = Map<String, Value>;
 
@@ -111,6 +112,10 @@ pub(super) fn manager(cluster: &Cluster, key: &KeyRecord) -> Settings {
         ("manager_metrics_port".into(), json!(METRICS_PORT)),
         ("auth".into(), json!(auth)),
     ]);
+    if cluster.spec.manager.tls.is_some() {
+        settings.insert("manager_tls_cert_file".into(), json!(format!("{TLS}/tls.crt")));
+        settings.insert("manager_tls_key_file".into(), json!(format!("{TLS}/tls.key")));
+    }
     settings.extend(traces(cluster));
     settings
 }

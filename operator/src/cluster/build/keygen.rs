@@ -184,7 +184,7 @@ impl Made {
                 [mount("roster", ROSTER), mount("identity", IDENTITY), mount("rabbitmq", RABBITMQ)],
                 [
                     config_volume("roster", &roster_name(cluster)),
-                    secret_volume("identity", &identity_secret, "identity", "identity", false),
+                    secret_volume("identity", &identity_secret, &["identity"], false),
                     uri_volume("rabbitmq", &cluster.spec.rabbitmq.uri_secret),
                 ],
             )
@@ -204,7 +204,7 @@ impl Made {
                     store: words(&[&store[..], &labelled].concat()),
                     store_mounts: vec![mount("stored", STORED)],
                     volumes: vec![
-                        secret_volume("stored", &identity_secret, "identity", "identity", true),
+                        secret_volume("stored", &identity_secret, &["identity"], true),
                         uri_volume("rabbitmq", &cluster.spec.rabbitmq.uri_secret),
                     ],
                 }
@@ -245,8 +245,8 @@ impl Made {
                     volumes: [
                         volumes.to_vec(),
                         vec![
-                            secret_volume("share", &made, "share", "share", false),
-                            secret_volume("stored", &kept, "share", "share", true),
+                            secret_volume("share", &made, &["share"], false),
+                            secret_volume("stored", &kept, &["share"], true),
                         ],
                     ]
                     .concat(),
@@ -263,11 +263,8 @@ impl Made {
                     mounts: [config, mounts.to_vec(), vec![mount("share", SHARE)]].concat(),
                     store: words(&["store", "--report", REPORT]),
                     store_mounts: Vec::new(),
-                    volumes: [
-                        volumes.to_vec(),
-                        vec![secret_volume("share", &share, "share", "share", false)],
-                    ]
-                    .concat(),
+                    volumes: [volumes.to_vec(), vec![secret_volume("share", &share, &["share"], false)]]
+                        .concat(),
                 }
             }
         }

@@ -10,8 +10,10 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::config::{CONFIG, MONGODB, RABBITMQ, ROSTER};
-use super::pod::{apart, config_env, config_volume, container, mount, pod, probe, resources, uri_volume};
+use super::config::{CONFIG, MONGODB, RABBITMQ, ROSTER, TLS};
+use super::pod::{
+    apart, config_env, config_volume, container, mount, pod, probe, resources, secret_volume, uri_volume,
+};
 use super::{
     MANAGER_PORT, METRICS, METRICS_PORT, Objects, Options, Unserializable, config, meta, selector,
     service_account,
@@ -50,14 +52,15 @@ pub(super) fn build(
 }
 
 fn service(cluster: &Cluster, name: String) -> Service {
+    let scheme = cluster.spec.manager.scheme().as_str();
     Service {
         metadata: meta(cluster, name, COMPONENT),
         spec: Some(ServiceSpec {
             selector: Some(names::selector(&cluster.name, COMPONENT)),
             ports: Some(vec![ServicePort {
-                name: Some("http".into()),
+                name: Some(scheme.into()),
                 port: MANAGER_PORT,
-                target_port: Some(IntOrString::String("http".into())),
+                target_port: Some(IntOrString::String(scheme.into())),
                 ..ServicePort::default()
             }]),
             ..ServiceSpec::default()
@@ -75,10 +78,26 @@ fn deployment(
 ) -> Deployment {
     let wanted = &cluster.spec.manager;
     let image = wanted.pod.image.as_ref().unwrap_or(&options.manager_image);
+    let mut mounts = vec![
+        mount("config", CONFIG),
+        mount("roster", ROSTER),
+        mount("rabbitmq", RABBITMQ),
+        mount("mongodb", MONGODB),
+    ];
+    let mut volumes = vec![
+        config_volume("config", &format!("{name}-config")),
+        config_volume("roster", &key.roster),
+        uri_volume("rabbitmq", &cluster.spec.rabbitmq.uri_secret),
+        uri_volume("mongodb", &cluster.spec.mongodb.uri_secret),
+    ];
+    if let Some(tls) = &wanted.tls {
+        mounts.push(mount("tls", TLS));
+        volumes.push(secret_volume("tls", &tls.secret_name, &["tls.crt", "tls.key"], false));
+    }
     let manager = Container {
         env: Some(config_env()),
         ports: Some(
-            [("http", MANAGER_PORT), (METRICS, METRICS_PORT)]
+            [(wanted.scheme().as_str(), MANAGER_PORT), (METRICS, METRICS_PORT)]
                 .map(|(name, port)| ContainerPort {
                     name: Some(name.into()),
                     container_port: port,
@@ -90,24 +109,14 @@ fn deployment(
         startup_probe: Some(probe("/livez", 1, 60)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
         liveness_probe: Some(probe("/livez", 10, 3)),
-        volume_mounts: Some(vec![
-            mount("config", CONFIG),
-            mount("roster", ROSTER),
-            mount("rabbitmq", RABBITMQ),
-            mount("mongodb", MONGODB),
-        ]),
+        volume_mounts: Some(mounts),
         ..container(COMPONENT, image, &[], &resources(&wanted.pod.resources, "50m", "64Mi", "512Mi"))
     };
     let spec = PodSpec {
         containers: vec![manager],
         affinity: Some(apart(cluster, COMPONENT, AntiAffinity::Preferred)),
         termination_grace_period_seconds: Some(30),
-        volumes: Some(vec![
-            config_volume("config", &format!("{name}-config")),
-            config_volume("roster", &key.roster),
-            uri_volume("rabbitmq", &cluster.spec.rabbitmq.uri_secret),
-            uri_volume("mongodb", &cluster.spec.mongodb.uri_secret),
-        ]),
+        volumes: Some(volumes),
         ..pod(cluster, name.clone(), &wanted.pod)
     };
     Deployment {

@@ -117,22 +117,33 @@ pub(super) fn config_volume(name: &str, map: &str) -> Volume {
     }
 }
 
-/// One entry of a Secret as a file.
-pub(super) fn secret_volume(name: &str, secret: &str, entry: &str, file: &str, optional: bool) -> Volume {
+/// Entries of a Secret as files of the same names.
+pub(super) fn secret_volume(name: &str, secret: &str, entries: &[&str], optional: bool) -> Volume {
+    let files = entries.iter().map(|&entry| (entry, entry));
+    secret_files(name, secret, files, optional)
+}
+
+pub(super) fn uri_volume(name: &str, secret: &SecretEntry) -> Volume {
+    secret_files(name, &secret.name, [(secret.key.as_str(), "uri")], false)
+}
+
+fn secret_files<'a>(
+    name: &str,
+    secret: &str,
+    files: impl IntoIterator<Item = (&'a str, &'a str)>,
+    optional: bool,
+) -> Volume {
+    let item = |(entry, file): (&str, &str)| KeyToPath { key: entry.into(), path: file.into(), mode: None };
     Volume {
         name: name.into(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.into()),
             default_mode: Some(SECRET_MODE),
-            items: Some(vec![KeyToPath { key: entry.into(), path: file.into(), mode: None }]),
+            items: Some(files.into_iter().map(item).collect()),
             optional: Some(true).filter(|_| optional),
         }),
         ..Volume::default()
     }
-}
-
-pub(super) fn uri_volume(name: &str, secret: &SecretEntry) -> Volume {
-    secret_volume(name, &secret.name, &secret.key, "uri", false)
 }
 
 /// A folder in memory.

@@ -165,8 +165,8 @@ fn template(
         config_volume("config", &format!("{}-config", names::signers(&cluster.name))),
         config_volume("roster", &key.roster),
         uri_volume("rabbitmq", &cluster.spec.rabbitmq.uri_secret),
-        secret_volume("identity", &secrets.identity, "identity", "identity", false),
-        secret_volume("share", &secrets.share, "share", "share", false),
+        secret_volume("identity", &secrets.identity, &["identity"], false),
+        secret_volume("share", &secrets.share, &["share"], false),
     ];
     if let Some(policy) = &cluster.spec.policy {
         mounts.push(mount("policy", POLICY));
