@@ -1,11 +1,12 @@
-//! The charts, as far as no Kubernetes is needed: what `helm` makes of them is compared with what the programs expect,
+//! The charts, as far as nothing of them has to run: what `helm` makes of them is compared with what the programs expect,
 //! and given to programs that know what Kubernetes takes and what is good practice.
 //!
 //! `tests/run chart` installs what is needed and runs this. By hand:
 //!
 //! ```sh
 //! tools=$(tests/chart/install); kubernetes=$(tests/kubernetes/install control-plane)
-//! PATH=$tools/bin:$kubernetes/bin:$PATH cargo test --package tss_network --test chart
+//! export PATH=$tools/bin:$kubernetes/bin:$PATH CHART_DEFINITIONS=$tools/definitions
+//! cargo test --package tss_network --test chart
 //! ```
 //!
 //! | module | shows |
@@ -16,11 +17,14 @@
 //! | [`manifest`] | the chart and config/kubernetes/operator.yaml are one; the operator reads no Secret in any mode |
 //! | [`definitions`] | the chart of definitions has those of the operator |
 //! | [`monitoring`] | monitors, alerts and dashboards |
+//! | [`certificates`] | certificates that cert-manager makes, and whom the operator believes |
+//! | [`server`] | what is made for other projects is taken by an API server that has their definitions; it needs KUBECONFIG |
 //! | [`network`] | the sample network, its test, its servers, and the notes |
 //! | [`readmes`] | the READMEs are those of the values |
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
+mod certificates;
 mod definitions;
 mod helm;
 mod manifest;
@@ -30,3 +34,4 @@ mod network;
 mod policy;
 mod readmes;
 mod refusals;
+mod server;

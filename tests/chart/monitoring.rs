@@ -1,12 +1,11 @@
-//! Monitors, alerts and dashboards. There are no schemas of Prometheus's operator here, so what is made is compared
-//! with what it should be, field for field.
+//! Monitors, alerts and dashboards: what is made is compared with what it should be, field for field.
 
 use serde_json::{Value, json};
 use tss_operator::cluster::names;
 
 use crate::helm::{ALERTS, Chart, DASHBOARD, objects, of_kind, the, with_files};
 
-const ALL: [&str; 3] = [
+pub(crate) const ALL: [&str; 3] = [
     "monitoring.coreos.com/v1/ServiceMonitor",
     "monitoring.coreos.com/v1/PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",

@@ -74,3 +74,25 @@ true
 {{ .Values.cluster.name }}
 {{- end -}}
 {{- end }}
+
+{{- /* The Secret that cert-manager puts the certificate of the network's managers into. */}}
+{{- define "tss-network.managerTlsSecret" -}}
+{{ .Values.cluster.name }}-manager-tls
+{{- end }}
+
+{{- /* The volume with the authorities that vouch for managers; empty if it is the system's own that do. */}}
+{{- define "tss-network.managerCa" -}}
+{{- $ca := .Values.managerCa -}}
+{{- if and $ca.existingSecret $ca.configMap -}}
+{{- fail "managerCa: expected existingSecret or configMap, not both" -}}
+{{- end -}}
+{{- $items := list (dict "key" $ca.key "path" "ca.crt") -}}
+{{- if $ca.configMap -}}
+{{- dict "configMap" (dict "name" $ca.configMap "optional" true "items" $items) | toYaml -}}
+{{- else if $ca.existingSecret -}}
+{{- dict "secret" (dict "secretName" $ca.existingSecret "optional" true "items" $items) | toYaml -}}
+{{- else if and .Values.cluster.enabled .Values.cluster.certManager.enabled -}}
+{{- $items = list (dict "key" "ca.crt" "path" "ca.crt") -}}
+{{- dict "secret" (dict "secretName" (include "tss-network.managerTlsSecret" .) "optional" true "items" $items) | toYaml -}}
+{{- end -}}
+{{- end }}

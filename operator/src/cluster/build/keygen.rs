@@ -153,7 +153,7 @@ fn pod_of(cluster: &Cluster, options: &Options, plan: &JobPlan) -> PodSpec {
     }
 }
 
-const REPORT: &str = "/work/report.json";
+const REPORT: &str = "/run/tss/report.json";
 
 /// What the two containers of a Job do.
 struct Made {

@@ -164,6 +164,7 @@ spec:
   imagePullSecrets: [{name: registry}]
   manager:
     replicas: 1
+    tls: {secretName: full-manager-tls}
     image: example.com/manager@sha256:00
     resources: {requests: {cpu: 250m}, limits: {memory: 1Gi}}
     nodeSelector: {disk: ssd}
