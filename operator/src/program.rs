@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use kube::client::ClientBuilder;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Config};
@@ -164,27 +166,17 @@ pub async fn run(arguments: RunOptions) -> anyhow::Result<()> {
 async fn control(context: Arc<Context>, health: &Health, stop: CancellationToken) -> anyhow::Result<()> {
     let ours = stop.child_token();
     let mut controllers = JoinSet::new();
-    let running = health.running(CLUSTER);
-    let (it, token) = (context.clone(), ours.clone());
-    controllers.spawn(async move {
-        cluster::run(it, token).await;
-        drop(running);
-        CLUSTER
-    });
-    let running = health.running(SIGNING_REQUEST);
-    let (it, token) = (context.clone(), ours.clone());
-    controllers.spawn(async move {
-        signing_request::run(it, token).await;
-        drop(running);
-        SIGNING_REQUEST
-    });
-    let running = health.running(canary::CONTROLLER);
-    let token = ours.clone();
-    controllers.spawn(async move {
-        canary::run(context, token).await;
-        drop(running);
-        canary::CONTROLLER
-    });
+    let mut begin = |name, controller: BoxFuture<'static, ()>| {
+        let running = health.running(name);
+        controllers.spawn(async move {
+            controller.await;
+            drop(running);
+            name
+        });
+    };
+    begin(CLUSTER, cluster::run(context.clone(), ours.clone()).boxed());
+    begin(SIGNING_REQUEST, signing_request::run(context.clone(), ours.clone()).boxed());
+    begin(canary::CONTROLLER, canary::run(context, ours.clone()).boxed());
     join(controllers, CONTROLLERS.into(), ours).await
 }
 

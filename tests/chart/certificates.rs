@@ -32,7 +32,9 @@ fn nothing_is_made_for_cert_manager_unless_it_is_asked_for() {
 
 #[test]
 fn the_certificate_is_for_the_name_that_the_operator_calls_and_goes_where_managers_look() {
-    let made = made("cluster: {enabled: true, name: wallet, certManager: {enabled: true, dnsNames: [sign.example]}}");
+    let made = made(
+        "cluster: {enabled: true, name: wallet, certManager: {enabled: true, dnsNames: [sign.example]}}",
+    );
     let cluster: TssCluster = serde_json::from_value(the(&made, "TssCluster").clone()).unwrap();
     assert_eq!(cluster.spec.manager.replicas, 2, "the rest is as it is without");
     let secret = cluster.spec.manager.tls.unwrap().secret_name;

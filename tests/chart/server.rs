@@ -11,7 +11,10 @@ use crate::monitoring::ALL;
 
 /// `kubectl`, with the cluster that KUBECONFIG names.
 fn kubectl(arguments: &[&str]) -> Result<String, String> {
-    assert!(std::env::var_os("KUBECONFIG").is_some(), "KUBECONFIG names no cluster: `tests/run chart` starts one");
+    assert!(
+        std::env::var_os("KUBECONFIG").is_some(),
+        "KUBECONFIG names no cluster: `tests/run chart` starts one"
+    );
     let output = Command::new("kubectl").args(arguments).output().expect("there is a kubectl");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
@@ -29,7 +32,8 @@ fn dry_run(objects: &[Value]) -> Result<String, String> {
 #[test]
 fn objects_for_other_projects_are_valid_by_their_definitions() {
     let folder = std::env::var("CHART_DEFINITIONS");
-    let folder = PathBuf::from(folder.expect("CHART_DEFINITIONS is the folder that tests/chart/install makes"));
+    let folder =
+        PathBuf::from(folder.expect("CHART_DEFINITIONS is the folder that tests/chart/install makes"));
     let folder = folder.to_str().unwrap();
     kubectl(&["apply", "--server-side", "--force-conflicts", "-f", folder]).unwrap();
     kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", folder]).unwrap();

@@ -162,6 +162,8 @@ fn operations_are_as_they_are_written() {
 
     upgraded_while_it_signs(&desk, &namespace, &demo, &canary);
     test_tells_when_nothing_signs(&desk);
+    desk.procedure("Serve the API over TLS");
+    sign("over-tls");
 
     desk.procedure("Change the password of RabbitMQ or MongoDB");
     sign("other-password");

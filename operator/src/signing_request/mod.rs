@@ -132,7 +132,8 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         context: context.clone(),
     });
     let changes = trigger_self(requests_changed(context.api(), requests_writer), ());
-    let ready = clusters_ready(context.api(), clusters_writer, requests.clone());
+    let clusters = clusters_changed(context.api(), clusters_writer);
+    let ready = waiting_for_clusters(clusters, requests.clone());
     let queue = stream::select(changes, ready.map(|request| Ok(request.into())));
     let passes = applier(
         |object, looker| Box::pin(reconcile(object, looker)),
@@ -174,17 +175,21 @@ fn requests_changed(
         .applied_objects()
 }
 
-/// The requests of each cluster that has become ready, and keeps the clusters in the writer's store.
-fn clusters_ready(
+/// The clusters that have changed, and keeps them in the writer's store.
+fn clusters_changed(
     clusters: Api<DeserializeGuard<TssCluster>>,
     writer: Writer<DeserializeGuard<TssCluster>>,
+) -> impl Stream<Item = watcher::Result<DeserializeGuard<TssCluster>>> {
+    watcher(clusters, watcher::Config::default()).default_backoff().reflect(writer).applied_objects()
+}
+
+/// Of clusters that have changed, the requests of each that has become ready by it.
+fn waiting_for_clusters(
+    clusters: impl Stream<Item = watcher::Result<DeserializeGuard<TssCluster>>>,
     requests: Store<DeserializeGuard<SigningRequest>>,
 ) -> impl Stream<Item = ObjectRef<DeserializeGuard<SigningRequest>>> {
     let mut ready = HashSet::new();
-    watcher(clusters, watcher::Config::default())
-        .default_backoff()
-        .reflect(writer)
-        .applied_objects()
+    clusters
         .filter_map(move |cluster| {
             let cluster = cluster.map_err(|error| tracing::warn!(%error, "the watch of TssClusters")).ok();
             let id = cluster.and_then(|DeserializeGuard(cluster)| {

@@ -10,7 +10,11 @@ use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::DeserializeGuard;
+use kube::runtime::{reflector, watcher};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -21,7 +25,7 @@ use super::dereference::{Cluster, Dereferenced};
 use super::manager::{Attempts, Ending, Manager, Managers, NotTaken, Signed};
 use super::update_status::{self, event, next, submitting};
 use super::validate::{Progress, Request, Stage, validate};
-use super::{answer, validate as validation};
+use super::{answer, validate as validation, waiting_for_clusters};
 use crate::crd::{Scheme, SigningRequest, SigningRequestStatus, TssCluster};
 
 const ID: Uuid = Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_5544_0000);
@@ -634,4 +638,36 @@ async fn what_became_of_a_request_is_asked_for_with_a_wait() {
     assert_eq!(told("unknown").await.unwrap_err().reason, "RequestUnknown");
     assert_eq!(told("away").await.unwrap_err().reason, "ManagerUnavailable");
     assert_eq!(of(&managers, "signed").attempts(ID).await, Ok(attempts()));
+}
+
+/// Nobody has to wait for the next round once a cluster is ready.
+#[tokio::test]
+async fn a_cluster_that_becomes_ready_brings_its_open_requests_up_at_once() {
+    let (requests, mut writer) = reflector::store();
+    let named = |name: &str, cluster: &str, finished: bool| {
+        let mut request = object("message: hello");
+        request.metadata.name = Some(name.into());
+        request.spec.cluster_ref.name = cluster.into();
+        if finished {
+            let finished_at = Some(Time(at(1)));
+            request.status = Some(SigningRequestStatus { finished_at, ..SigningRequestStatus::default() });
+        }
+        DeserializeGuard(Ok(request))
+    };
+    for request in [named("open", "c", false), named("finished", "c", true), named("other", "d", false)] {
+        writer.apply_watcher_event(&watcher::Event::Apply(request));
+    }
+    let cluster = |is_ready: bool| {
+        let Cluster::Found(cluster) = ready() else { panic!("it is there") };
+        let mut cluster = (*cluster).clone();
+        if !is_ready {
+            cluster.status = None;
+        }
+        Ok(DeserializeGuard(Ok(cluster)))
+    };
+    // What changes of a cluster that signs already brings nothing up.
+    let changes = [false, true, true, false, true].map(cluster);
+    let brought_up: Vec<String> =
+        waiting_for_clusters(stream::iter(changes), requests).map(|request| request.name).collect().await;
+    assert_eq!(brought_up, ["open", "open"]);
 }
