@@ -106,6 +106,8 @@ pub struct Metrics {
     pub taken_over: IntCounter,
     /// Signers that are alive.
     pub live_signers: IntGauge,
+    /// How many signers there are.
+    pub signers: IntGauge,
     /// How many signers are needed.
     pub threshold: IntGauge,
     /// The epoch of the key that signs when a request names none; 0 while none is on record.
@@ -192,6 +194,7 @@ impl Metrics {
                 "Requests taken over from another manager or an earlier run.",
             ),
             live_signers: gauge("tss_live_signers", "Signers heard of in the last seconds."),
+            signers: gauge("tss_signers", "Signers that there are."),
             threshold: gauge("tss_threshold", "Signers needed to sign."),
             key_epoch: gauge(
                 "tss_key_epoch",

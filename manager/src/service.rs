@@ -99,6 +99,7 @@ impl Manager {
         let ManagerOptions { config, roster, bus, store, registry } = options;
         let threshold = Threshold::new(config.threshold, config.total_parties)?;
         let metrics = Metrics::new(&registry);
+        metrics.signers.set(threshold.n().into());
         metrics.threshold.set(threshold.t().into());
         let told = config.public_key.map(|public_key| (config.key.clone(), public_key));
         let keys = Arc::new(Keys::new(threshold, told, store.clone()));
