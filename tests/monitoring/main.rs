@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`promql`] | which metrics and labels an expression names |
 //! | [`prometheus`] | a Prometheus of one test's own |
+//! | [`monitors`] | how the chart's monitors have it scrape |
 //! | [`network`] | a network of processes, with an operator that has its canary signed |
 //! | [`picture`] | draws a dashboard from Prometheus' answers |
 //!
@@ -23,6 +24,7 @@
 
 mod dashboards;
 mod live;
+mod monitors;
 mod network;
 mod picture;
 mod prometheus;

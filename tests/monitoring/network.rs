@@ -10,10 +10,12 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::PostParams;
 use serde_json::{Value, json};
+use tss_operator::cluster::names;
 use tss_operator::condition::is_true;
 
 use crate::installation::{Installation, Process};
 use crate::kubelet::Kubelet;
+use crate::monitors;
 use crate::prometheus::Target;
 use crate::server::{Namespace, cluster, until};
 
@@ -142,21 +144,26 @@ async fn define(namespace: &Namespace, installation: &Installation) {
     namespace.apply(wanted).await;
 }
 
-/// What the chart's PodMonitors make of a Pod's port.
+/// A part of the network, as Prometheus finds its Pod: with the labels that Kubernetes says the Pod has. What becomes of
+/// them is for the chart's monitors to say.
 fn target(namespace: &Namespace, url: &str, component: &'static str, pod: &str) -> Target {
     let mut labels = BTreeMap::from([
-        ("namespace", namespace.name.clone()),
-        ("pod", pod.to_owned()),
-        ("container", component.to_owned()),
-        ("component", component.to_owned()),
+        ("namespace".to_owned(), namespace.name.clone()),
+        ("pod".to_owned(), pod.to_owned()),
+        ("container".to_owned(), component.to_owned()),
     ]);
     // The operator is of no TssCluster: those that its canaries are of it tells itself.
-    let honor_labels = component == "operator";
-    if !honor_labels {
-        labels.insert("cluster", NAME.into());
+    let monitor = if component == "operator" { "ServiceMonitor" } else { "PodMonitor" };
+    if monitor == "PodMonitor" {
+        for (label, value) in names::labels(NAME, component) {
+            labels.insert(
+                format!("__meta_kubernetes_pod_label_{}", label.replace(['.', '/', '-'], "_")),
+                value,
+            );
+        }
     }
     let address = url.strip_prefix("http://").expect("plain HTTP").to_owned();
-    Target { address, labels, honor_labels }
+    Target { address, labels, scrape: monitors::of_kind(monitor) }
 }
 
 fn free_port() -> u16 {

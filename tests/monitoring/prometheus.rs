@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::monitors::Scrape;
+
 /// How long it may take to start, and to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long alerts are pending here. In the chart it is minutes.
 pub(crate) const PENDING: &str = "2s";
 
-/// What is scraped, with the labels that it is given in Kubernetes by the chart's PodMonitor.
+/// What is scraped.
 pub(crate) struct Target {
     pub(crate) address: String,
-    pub(crate) labels: BTreeMap<&'static str, String>,
-    /// Whether its own labels go before those that it is given.
-    pub(crate) honor_labels: bool,
+    /// The labels with which it is found.
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) scrape: Scrape,
 }
 
 /// A running Prometheus.
@@ -54,7 +56,8 @@ impl Prometheus {
             .map(|(number, target)| {
                 json!({
                     "job_name": format!("target-{number}"),
-                    "honor_labels": target.honor_labels,
+                    "honor_labels": target.scrape.honor_labels,
+                    "relabel_configs": target.scrape.relabelings,
                     "static_configs": [{"targets": [target.address], "labels": target.labels}],
                 })
             })
