@@ -287,6 +287,33 @@ async fn an_outage_of_mongodb_loses_no_request() {
     outage("store", cut_off_mongodb, "the store is unreachable").await;
 }
 
+/// Without its indexes a database lets an idempotency key be used twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mongodb_that_comes_back_empty_has_its_indexes_before_a_request_is_accepted() {
+    let _turn = turn().await;
+    let mut installation = Installation::new();
+    installation.keygen();
+    let mut proxy = cut_off_mongodb(&mut installation).await;
+    proxy.restore().await;
+    let (manager, signers) = (installation.start("manager", &[]), installation.start("signer", &[]));
+    let both = [&manager, &signers];
+    installation.until_healthy(&both).await;
+
+    let client = mongodb::Client::with_uri_str(mongodb_uri()).await.unwrap();
+    let database = client.database(installation.cluster());
+    proxy.cut().await;
+    until_health("the outage", &installation, &both, |health| health["store"] == "down").await;
+    database.drop().await.unwrap();
+    proxy.restore().await;
+    installation.until_healthy(&both).await;
+    let requests = database.collection::<mongodb::bson::Document>("signing_requests");
+    let indexes = requests.list_index_names().await.unwrap();
+    assert!(indexes.contains(&"idempotency".to_owned()), "{indexes:?}");
+    let after = submit_all(&installation, ["afterwards".to_owned()]).await;
+    until_signed(&installation, &after, &both).await;
+    installation.clean_up().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_restart_of_rabbitmq_loses_no_request() {
     const REQUESTS: usize = 50;

@@ -191,32 +191,45 @@ impl Manager {
 }
 
 impl Shared {
-    /// Prepares the store, again until it succeeds; then asks now and then whether it is there.
+    /// Asks now and then whether the store is there. Whenever it was not, it is prepared, until that succeeds: another
+    /// may be in its place, with nothing in it.
     async fn watch_store(self: Arc<Self>) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut loaded = false;
+        let mut backoff = Backoff::new(Duration::from_millis(200), STORE_ROUND);
         loop {
-            let prepared = async {
+            let was_up = self.coordinator.store_is_up();
+            let answer = async {
+                if was_up {
+                    return self.store.ping().await;
+                }
                 self.store.prepare().await?;
-                self.keys.load().await
+                // Once: a key that is known is not changed for what another store has on record.
+                if !loaded {
+                    self.keys.load().await?;
+                    loaded = true;
+                }
+                Ok(())
             };
-            match prepared.await {
-                Ok(()) => break,
+            let pause = match answer.await {
+                // It was away while this waited for it.
+                Ok(()) if was_up && !self.coordinator.store_is_up() => continue,
+                Ok(()) => {
+                    self.coordinator.set_store_up(true);
+                    backoff = Backoff::new(Duration::from_millis(200), STORE_ROUND);
+                    STORE_ROUND
+                }
                 Err(error) => {
                     let delay = backoff.delay();
-                    tracing::warn!(%error, ?delay, "the store is not ready; trying again");
-                    sleep(delay).await;
+                    if was_up {
+                        tracing::warn!(%error, "the store does not answer");
+                    } else {
+                        tracing::warn!(%error, ?delay, "the store is not ready; trying again");
+                    }
+                    self.coordinator.set_store_up(false);
+                    delay
                 }
-            }
-        }
-        loop {
-            let pong = self.store.ping().await;
-            if let Err(error) = &pong
-                && self.coordinator.store_is_up()
-            {
-                tracing::warn!(%error, "the store does not answer");
-            }
-            self.coordinator.set_store_up(pong.is_ok());
-            sleep(STORE_ROUND).await;
+            };
+            sleep(pause).await;
         }
     }
 

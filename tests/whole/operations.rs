@@ -22,12 +22,17 @@ fn root() -> &'static Path {
 }
 
 /// A folder in which a person stands who has the project's files and a `values.yaml`.
-pub(crate) struct Desk(TempDir);
+pub(crate) struct Desk {
+    folder: TempDir,
+    /// The node that something is done with.
+    node: String,
+}
 
 impl Desk {
     /// With these charts. The images are those of the programs just built, which the node has.
     pub(crate) fn new(charts: &Path) -> Self {
-        let desk = Self(tempfile::tempdir().unwrap());
+        let node = kubectl(&["get", "nodes", "-o=jsonpath={.items[0].metadata.name}"]);
+        let desk = Self { folder: tempfile::tempdir().unwrap(), node };
         let image = |program: &str| json!({"repository": format!("tss/{program}"), "tag": "test"});
         let images = json!({
             "registry": "", "operator": image("operator"), "manager": image("manager"), "signer": image("signer"),
@@ -38,8 +43,8 @@ impl Desk {
         desk
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     fn take(&self, charts: &Path) {
@@ -49,30 +54,48 @@ impl Desk {
 
     /// Does what stands under a heading.
     pub(crate) fn procedure(&self, heading: &str) -> String {
-        let text = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
-        let start = format!("## {heading} ✓\n");
-        let (_, section) =
-            text.split_once(&start).unwrap_or_else(|| panic!("`{start}` is not in docs/operations.md"));
-        let section = section.split("\n## ").next().unwrap();
-        let blocks: Vec<&str> =
-            section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
-        assert!(!blocks.is_empty(), "there are no commands under `{heading}`");
-        self.run(&blocks.concat()).unwrap_or_else(|error| panic!("{heading}: {error}"))
+        self.run(&blocks(heading).concat()).unwrap_or_else(|error| panic!("{heading}: {error}"))
+    }
+
+    /// Does what stands in one block under a heading that has so many.
+    pub(crate) fn step(&self, heading: &str, step: usize, of: usize) -> String {
+        self.attempt(heading, step, of).unwrap_or_else(|error| panic!("{heading}, block {step}: {error}"))
+    }
+
+    /// The same for what may fail.
+    pub(crate) fn attempt(&self, heading: &str, step: usize, of: usize) -> Result<String, String> {
+        let blocks = blocks(heading);
+        assert_eq!(blocks.len(), of, "each block under `{heading}` is run");
+        self.run(&blocks[step - 1])
     }
 
     /// Runs commands, for five minutes at most.
-    fn run(&self, commands: &str) -> Result<String, String> {
+    pub(crate) fn run(&self, commands: &str) -> Result<String, String> {
         let output = Command::new("timeout")
             .args(["300", "bash", "-euxo", "pipefail", "-c", commands])
-            .current_dir(self.0.path())
+            .current_dir(self.folder.path())
             .env("RABBITMQ_URI", variable("POD_RABBITMQ_URI"))
             .env("MONGODB_URI", variable("POD_MONGODB_URI"))
+            .env("NODE", &self.node)
             .output()
             .expect("there is a bash");
         let (said, failed) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if output.status.success() { Ok(said.into_owned()) } else { Err(format!("{said}\n{failed}")) }
     }
+}
+
+/// The blocks of commands under a heading of docs/operations.md.
+fn blocks(heading: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let start = format!("\n## {heading} ✓\n");
+    let (_, section) =
+        text.split_once(&start).unwrap_or_else(|| panic!("`{start}` is not in docs/operations.md"));
+    let section = section.split("\n## ").next().unwrap();
+    let blocks: Vec<String> =
+        section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned()).collect();
+    assert!(!blocks.is_empty(), "there are no commands under `{heading}`");
+    blocks
 }
 
 /// This project's charts.
