@@ -56,6 +56,9 @@ impl Drop for Outage {
                     eprintln!("{error}");
                 }
             }
+            let usable = "kubectl taint nodes --all node.kubernetes.io/out-of-service-; \
+                          kubectl uncordon --selector=kubernetes.io/os";
+            let _ = Command::new("bash").args(["-c", usable]).status();
         }
     }
 }
