@@ -215,7 +215,9 @@ fn operations_are_as_they_are_written() {
     let left = desk.procedure("Uninstall");
     assert_eq!(left.matches("-e1-").count(), 3, "the shares stay: {left}");
     assert_eq!(kubectl(&["get", "deployments", "-n", "tss-network", "-o", "name"]), "");
-    assert_eq!(namespace.get("tsscluster/demo")["status"], again["status"], "the network goes on");
+    let left = namespace.get("tsscluster/demo");
+    assert_eq!(left["status"]["publicKey"], again["status"]["publicKey"]);
+    assert_eq!(condition(&left, "Ready")["status"], "True", "the network goes on");
 }
 
 /// Requests come all the time, while operator, definitions, managers and signers are changed and changed back.
