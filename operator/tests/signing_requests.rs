@@ -20,6 +20,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k256::ecdsa::SigningKey;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::conditions::is_crd_established;
@@ -36,7 +37,8 @@ use tss_operator::metrics::Metrics;
 use tss_operator::signing_request;
 use uuid::Uuid;
 
-const PUBLIC_KEY: &str = "02aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// The public key of the private key 1.
+const PUBLIC_KEY: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
 
 /// A server that answers as a manager does. What a message says is what it does with it.
 #[derive(Default)]
@@ -125,11 +127,13 @@ async fn signature(State(manager): State<Arc<Manager>>, Path(id): Path<Uuid>) ->
     let encoding: Encoding = body["encoding"].as_str().unwrap().parse().unwrap();
     let hash: HashAlgorithm = body["hash"].as_str().unwrap().parse().unwrap();
     let digest = hash.digest(&encoding.decode(body["message"].as_str().unwrap()).unwrap()).unwrap();
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (r, s) = ("1".repeat(64), "2".repeat(64));
+    let mut private = [0; 32];
+    private[31] = 1;
+    let (signature, _) = SigningKey::from_slice(&private).unwrap().sign_prehash_recoverable(&digest);
+    let digest = hex::encode(digest);
     axum::Json(json!({
-        "request_id": id, "status": "Completed", "r": r, "s": s, "recid": 0, "v": 27, "der": "30".repeat(70),
-        "compact": format!("{r}{s}"), "public_key": PUBLIC_KEY, "digest": digest, "intent_hash": "",
+        "request_id": id, "status": "Completed", "compact": hex::encode(signature.to_bytes()),
+        "public_key": PUBLIC_KEY, "digest": digest, "intent_hash": "",
         "intent": {"cluster": "c", "key": "default", "path": body["path"], "hash": body["hash"], "digest": digest,
             "not_after": body["not_after"]},
     }))

@@ -1,6 +1,7 @@
-//! Whether a manager's answer is about the request, and what it means. Looks at nothing but its input.
+//! Whether a manager's answer is about the request and its signature stands, and what it means. Looks at nothing but its
+//! input.
 
-use tss_mpc::DerivationPath;
+use tss_mpc::{DerivationPath, PublicKey, Signature};
 use uuid::Uuid;
 
 use super::cause::{self, Cause};
@@ -8,59 +9,62 @@ use super::manager::Signed;
 use super::validate::Request;
 use crate::crd::SignatureStatus;
 
-/// The signature, if it is one of this request, as far as can be told without arithmetic: the manager and the
-/// signers have verified it.
+/// The signature, if it is one of this request: of its digest, by the key that the answer names, which is the TssCluster's
+/// where that is known. Every form of it is made here, of what was verified.
 ///
 /// # Errors
 /// [`cause::WRONG_ANSWER`], saying what was expected.
 pub fn signature(signed: Signed, id: Uuid, request: &Request) -> Result<SignatureStatus, Cause> {
-    let Signed { request_id, r, s, recid, v, der, compact, public_key, digest, intent } = signed;
+    let Signed { request_id, compact, public_key, digest, intent } = signed;
     let wrong = |what: &str, got: &str, expected: &str| {
         let text = format!("the manager's answer has the {what} {got}: expected {expected}");
-        Err(Cause::new(cause::WRONG_ANSWER, text))
+        Cause::new(cause::WRONG_ANSWER, text)
     };
     if request_id != id {
-        return wrong("request_id", &request_id.to_string(), &id.to_string());
+        return Err(wrong("request_id", &request_id.to_string(), &id.to_string()));
     }
     for (what, got) in [("digest", &digest), ("intent's digest", &intent.digest)] {
         if *got != request.digest {
-            return wrong(what, got, &request.digest);
+            return Err(wrong(what, got, &request.digest));
         }
     }
-    let path: DerivationPath = match intent.path.parse() {
-        Ok(path) => path,
-        Err(_) => return wrong("path", &intent.path, "one like 0/1/2"),
-    };
+    let path: DerivationPath =
+        intent.path.parse().map_err(|_| wrong("path", &intent.path, "one like 0/1/2"))?;
     if let Some(expected) = &request.path
         && path != *expected
     {
-        return wrong("path", &path.to_string(), &expected.to_string());
+        return Err(wrong("path", &path.to_string(), &expected.to_string()));
     }
     if let Some(expected) = &request.public_key
         && public_key != *expected
     {
-        return wrong("public key", &public_key, &format!("{expected}, the TssCluster's at path {path}"));
+        return Err(wrong(
+            "public key",
+            &public_key,
+            &format!("{expected}, the TssCluster's at path {path}"),
+        ));
     }
-    for (what, got, digits) in [("r", &r, 64), ("s", &s, 64), ("public key", &public_key, 66)] {
-        if !is_hex(got) || got.len() != digits {
-            return wrong(what, got, &format!("{digits} hex digits"));
-        }
-    }
-    if !is_hex(&der) || !(16..=144).contains(&der.len()) {
-        return wrong("der", &der, "16 to 144 hex digits");
-    }
-    if compact != format!("{r}{s}") {
-        return wrong("compact", &compact, "r and s");
-    }
-    if recid > 3 || v != recid.saturating_add(27) {
-        return wrong("recid and v", &format!("{recid} and {v}"), "0 to 3, and 27 more");
-    }
-    let (recid, v) = (recid.into(), v.into());
-    Ok(SignatureStatus { r, s, recid, v, der, compact, public_key, digest, path: path.to_string() })
-}
-
-fn is_hex(text: &str) -> bool {
-    text.len().is_multiple_of(2) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    let key = hex::decode(&public_key).ok().and_then(|bytes| PublicKey::from_sec1(&bytes).ok());
+    let key =
+        key.ok_or_else(|| wrong("public key", &public_key, "a compressed point of secp256k1, in hex"))?;
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(&digest, &mut bytes).map_err(|_| wrong("digest", &digest, "32 bytes in hex"))?;
+    let encoded = hex::decode(&compact).ok().filter(|bytes| bytes.len() == 64);
+    let encoded = encoded.ok_or_else(|| wrong("compact", &compact, "r and s, 64 bytes in hex"))?;
+    let verified = Signature::from_encoding(&encoded, &key, &bytes).and_then(|it| Ok((it, it.to_der()?)));
+    let (signature, der) = verified
+        .map_err(|invalid| wrong("compact", &compact, &format!("a signature by {public_key}; {invalid}")))?;
+    Ok(SignatureStatus {
+        r: hex::encode(signature.r),
+        s: hex::encode(signature.s),
+        recid: signature.recid.into(),
+        v: i32::from(signature.recid).saturating_add(27),
+        der: hex::encode(der),
+        compact: hex::encode(encoded),
+        public_key: hex::encode(key.to_compressed()),
+        digest,
+        path: path.to_string(),
+    })
 }
 
 /// Why a manager has ended a request without a signature. The manager says it in words; these are the beginnings of

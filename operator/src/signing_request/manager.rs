@@ -60,22 +60,12 @@ pub enum NotTaken {
     Never(String),
 }
 
-/// A request that was signed, as the manager tells it.
+/// A request that was signed, as the manager tells it: what is needed of it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Signed {
     /// Which request.
     pub request_id: Uuid,
-    /// The number r.
-    pub r: String,
-    /// The number s.
-    pub s: String,
-    /// Which of the possible public keys it is.
-    pub recid: u8,
-    /// 27 + recid.
-    pub v: u8,
-    /// The signature in DER.
-    pub der: String,
-    /// r and s.
+    /// The signature: r and s.
     pub compact: String,
     /// The derived public key.
     pub public_key: String,

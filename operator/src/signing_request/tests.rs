@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k256::ecdsa::SigningKey;
 use kube::core::DeserializeGuard;
 use kube::runtime::{reflector, watcher};
 use serde_json::{Value, json};
@@ -31,7 +32,8 @@ use crate::crd::{Scheme, SigningRequest, SigningRequestStatus, TssCluster};
 const ID: Uuid = Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_5544_0000);
 /// SHA-256 of `hello`.
 const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-const KEY: &str = "02aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// The public key of the private key 1.
+const KEY: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
 
 fn at(seconds: i64) -> Timestamp {
     let created: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
@@ -131,13 +133,25 @@ fn signed() -> Signed {
 }
 
 fn signed_json() -> Value {
-    let (r, s) = ("1".repeat(64), "2".repeat(64));
     json!({
-        "request_id": ID, "status": "Completed", "r": r, "s": s, "recid": 1, "v": 28, "der": "30".repeat(70),
-        "compact": format!("{r}{s}"), "public_key": KEY, "digest": HELLO, "intent_hash": "",
+        "request_id": ID, "status": "Completed", "compact": compact(1, HELLO), "public_key": KEY, "digest": HELLO,
+        "intent_hash": "",
         "intent": {"cluster": "c", "key": "default", "path": "0/1/2", "hash": "sha256", "digest": HELLO,
             "not_after": null},
     })
+}
+
+/// The private key of a small number.
+fn private(number: u8) -> SigningKey {
+    let mut bytes = [0; 32];
+    bytes[31] = number;
+    SigningKey::from_slice(&bytes).unwrap()
+}
+
+/// A signature of a digest, r and s in hex.
+fn compact(key: u8, digest: &str) -> String {
+    let (signature, _) = private(key).sign_prehash_recoverable(&hex::decode(digest).unwrap());
+    hex::encode(signature.to_bytes())
 }
 
 fn submission(plan: Plan<'_>) -> (Value, bool) {
@@ -427,18 +441,27 @@ fn an_answer_about_something_else_is_no_answer() {
     let request = open(&object("message: hello"), ready());
     let signature = answer::signature(signed(), ID, &request).unwrap();
     assert_eq!((signature.path.as_str(), signature.digest.as_str()), ("0/1/2", HELLO));
-    let edits: [(&str, Value, &str); 11] = [
+    assert_eq!(format!("{}{}", signature.r, signature.s), signature.compact);
+    assert_eq!(signature.v, 27 + signature.recid);
+    let der = k256::ecdsa::Signature::from_der(&hex::decode(&signature.der).unwrap()).unwrap();
+    assert_eq!(hex::encode(der.to_bytes()), signature.compact);
+    let mut high = hex::decode(compact(1, HELLO)).unwrap();
+    let order = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141";
+    subtract(&hex::decode(order).unwrap(), &mut high[32..]);
+    let edits: [(&str, Value, &str); 12] = [
         ("/request_id", json!(Uuid::nil()), "request_id"),
         ("/digest", json!("00".repeat(32)), HELLO),
         ("/intent/digest", json!("00".repeat(32)), HELLO),
         ("/intent/path", json!("0/1/3"), "expected 0/1/2"),
         ("/intent/path", json!("x"), "expected one like 0/1/2"),
         ("/public_key", json!(format!("03{}", "a".repeat(64))), "the TssCluster's at path 0/1/2"),
-        ("/r", json!("x".repeat(64)), "64 hex digits"),
-        ("/s", json!("22"), "64 hex digits"),
-        ("/der", json!("30".repeat(80)), "hex digits"),
-        ("/compact", json!("00"), "r and s"),
-        ("/v", json!(27), "0 to 3, and 27 more"),
+        ("/compact", json!("00"), "64 bytes in hex"),
+        ("/compact", json!("x".repeat(128)), "64 bytes in hex"),
+        ("/compact", json!("00".repeat(64)), "out of range"),
+        ("/compact", json!(hex::encode(high)), "s is high"),
+        // Another's, and of something else.
+        ("/compact", json!(compact(2, HELLO)), "does not fit the key and the digest"),
+        ("/compact", json!(compact(1, &"07".repeat(32))), "does not fit the key and the digest"),
     ];
     for (field, value, expected) in edits {
         let mut json = signed_json();
@@ -447,12 +470,30 @@ fn an_answer_about_something_else_is_no_answer() {
         assert_eq!(cause.reason, cause::WRONG_ANSWER);
         assert!(cause.message.contains(expected), "`{expected}` is missing in: {}", cause.message);
     }
-    // At another path the cluster's status says nothing of the key.
+    // At another path the cluster's status says nothing of the key. It has to be a key all the same, and to have signed.
     let request = open(&object("message: hello\nderivationPath: m/0/9"), ready());
     let mut json = signed_json();
     json["intent"]["path"] = json!("0/9");
-    json["public_key"] = json!(format!("03{}", "c".repeat(64)));
-    assert!(answer::signature(serde_json::from_value(json).unwrap(), ID, &request).is_ok());
+    json["compact"] = json!(compact(2, HELLO));
+    for (key, stands) in [
+        (hex::encode(private(2).verifying_key().to_sec1_point(true)), true),
+        (KEY.to_owned(), false),
+        (format!("05{}", "c".repeat(64)), false),
+    ] {
+        json["public_key"] = json!(key);
+        let answer = answer::signature(serde_json::from_value(json.clone()).unwrap(), ID, &request);
+        assert_eq!(answer.is_ok(), stands, "{answer:?}");
+    }
+}
+
+/// `from` less `number`, into the latter. Big-endian.
+fn subtract(from: &[u8], number: &mut [u8]) {
+    let mut borrowed = 0;
+    for (from, digit) in from.iter().zip(number).rev() {
+        let difference = i16::from(*from) - i16::from(*digit) - borrowed;
+        borrowed = i16::from(difference < 0);
+        *digit = difference.rem_euclid(256).try_into().unwrap();
+    }
 }
 
 #[test]
