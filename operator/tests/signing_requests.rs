@@ -1,6 +1,6 @@
 //! SigningRequests against a real API server, and a server that answers as a manager does.
 //!
-//! `TSS_KUBECONFIG` names the cluster; `tests/kubernetes/cluster start DIR control-plane` starts one.
+//! `TEST_KUBECONFIG` names the cluster; `tests/kubernetes/cluster start DIR control-plane` starts one.
 //! Without it these tests are not run: `cargo test -p tss-operator -- --ignored` runs them.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
@@ -157,8 +157,8 @@ struct Setting {
 impl Setting {
     async fn new(name: &str) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let file = std::env::var("TSS_KUBECONFIG")
-            .expect("TSS_KUBECONFIG is not set: expected a kubeconfig file of a cluster for tests");
+        let file = std::env::var("TEST_KUBECONFIG")
+            .expect("TEST_KUBECONFIG is not set: expected a kubeconfig file of a cluster for tests");
         let kubeconfig = Kubeconfig::read_from(file).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
         let client = Client::try_from(config).unwrap();
@@ -277,7 +277,7 @@ fn reason<'a>(status: &'a SigningRequestStatus, kind: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a cluster: TSS_KUBECONFIG"]
+#[ignore = "needs a cluster: TEST_KUBECONFIG"]
 async fn a_request_is_signed_and_never_changes_again() {
     let setting = Setting::new("one").await;
     setting.cluster().await;
@@ -318,7 +318,7 @@ async fn a_request_is_signed_and_never_changes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a cluster: TSS_KUBECONFIG"]
+#[ignore = "needs a cluster: TEST_KUBECONFIG"]
 async fn many_at_once_are_all_signed_each_once() {
     const MANY: usize = 200;
     let setting = Setting::new("many").await;
@@ -341,7 +341,7 @@ async fn many_at_once_are_all_signed_each_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a cluster: TSS_KUBECONFIG"]
+#[ignore = "needs a cluster: TEST_KUBECONFIG"]
 async fn it_waits_for_its_cluster_and_then_goes_on() {
     let setting = Setting::new("waits").await;
     setting.apply("r", json!({"message": "hello"})).await;
@@ -361,7 +361,7 @@ async fn it_waits_for_its_cluster_and_then_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a cluster: TSS_KUBECONFIG"]
+#[ignore = "needs a cluster: TEST_KUBECONFIG"]
 async fn refusals_fail_with_a_reason_and_what_passes_is_tried_again() {
     let setting = Setting::new("refused").await;
     setting.cluster().await;
@@ -383,7 +383,7 @@ async fn refusals_fail_with_a_reason_and_what_passes_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a cluster: TSS_KUBECONFIG"]
+#[ignore = "needs a cluster: TEST_KUBECONFIG"]
 async fn an_operator_that_dies_while_it_sends_has_it_signed_once() {
     let mut setting = Setting::new("killed").await;
     setting.cluster().await;
@@ -408,7 +408,7 @@ async fn an_operator_that_dies_while_it_sends_has_it_signed_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a cluster: TSS_KUBECONFIG"]
+#[ignore = "needs a cluster: TEST_KUBECONFIG"]
 async fn what_has_ended_is_deleted_in_time_and_what_waits_causes_no_writes() {
     let setting = Setting::new("ttl").await;
     setting.apply("waiting", json!({"message": "hello"})).await;

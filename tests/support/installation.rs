@@ -89,6 +89,9 @@ impl Installation {
         let mut command = Command::new(programs().join(program));
         command.args(arguments).current_dir(self.folder.path());
         // Those of whoever runs the tests; a test may set its own.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TSS_")) {
+            command.env_remove(name);
+        }
         command.env_remove("RUN_MODE").env_remove("RUST_LOG").envs(self.settings.iter().cloned());
         command
     }

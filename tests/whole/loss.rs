@@ -1,5 +1,5 @@
 //! What docs/operations.md says of parts that are lost: RabbitMQ, MongoDB, a node, everything. They are really
-//! lost, by the command in `TSS_OUTAGE`.
+//! lost, by the command in `TEST_OUTAGE`.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ struct Outage(String);
 
 impl Outage {
     fn new() -> Self {
-        Self(std::env::var("TSS_OUTAGE").unwrap_or_else(|_| {
+        Self(std::env::var("TEST_OUTAGE").unwrap_or_else(|_| {
             panic!(
-                "TSS_OUTAGE is not set: expected a command that stops and starts RabbitMQ, MongoDB and the node, as \
+                "TEST_OUTAGE is not set: expected a command that stops and starts RabbitMQ, MongoDB and the node, as \
                  tests/kubernetes/README.md tells; `tests/run chart` sets it for the node that it starts"
             )
         }))
@@ -31,7 +31,7 @@ impl Outage {
     fn try_to(&self, part: &str, change: &str) -> Result<(), String> {
         let command = format!("{} \"$@\"", self.0);
         let output = Command::new("timeout")
-            .args(["180", "bash", "-c", &command, "TSS_OUTAGE", part, change])
+            .args(["180", "bash", "-c", &command, "TEST_OUTAGE", part, change])
             .output()
             .expect("there is a bash");
         if output.status.success() {
