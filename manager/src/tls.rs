@@ -233,6 +233,7 @@ mod tests {
             }
             assert!(!text.contains(&body[1..20]), "{text}");
         }
+        folder.write(&chain, &key);
         std::fs::remove_file(folder.0.path().join("tls.key")).unwrap();
         let error = folder.open().await.map(drop).unwrap_err();
         assert!(format!("{error:#}").contains("`manager_tls_key_file`: "), "{error:#}");
