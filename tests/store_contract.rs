@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::mongodb::Client;
 use ::mongodb::bson::doc;
 use ::mongodb::options::ClientOptions;
+use ::mongodb::{Client, Database};
 use futures::FutureExt;
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -641,8 +641,16 @@ fn mongodb_uri() -> String {
     std::env::var("MONGODB_URI").unwrap_or_else(|_| "mongodb://localhost:27017".to_owned())
 }
 
-/// Runs a test with a database of its own, and removes the database whatever came of it.
+/// Runs a test with a store in a database of its own.
 async fn with_mongodb<F>(case: impl FnOnce(SharedStore) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    with_database(|uri, database| case(Arc::new(MongoStore::connect(&uri, database.name()).unwrap()))).await;
+}
+
+/// Runs a test with a database of its own, and removes the database whatever came of it.
+async fn with_database<F>(case: impl FnOnce(String, Database) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -654,9 +662,7 @@ where
     if let Err(error) = database.run_command(doc! { "ping": 1 }).await {
         panic!("MongoDB at {uri} is not reachable: set MONGODB_URI or run tests/run services\n{error}");
     }
-    let store = MongoStore::connect(&uri, &name).unwrap();
-    store.prepare().await.unwrap();
-    let outcome = tokio::spawn(case(Arc::new(store))).await;
+    let outcome = tokio::spawn(case(uri, database.clone())).await;
     database.drop().await.unwrap();
     outcome.unwrap();
 }
@@ -874,6 +880,29 @@ mod embedded_file {
         drop(store);
         assert_eq!(stored(&open(&path), request.id).await, request);
     }
+}
+
+/// Only of MongoDB: its indexes, without which an idempotency key could name two requests.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_to_mongodb_before_its_indexes_are_there() {
+    with_database(|uri, database| async move {
+        // Two managers, and nobody has said that the store is to be made ready.
+        let stores = [(); 2].map(|()| MongoStore::connect(&uri, database.name()).unwrap());
+        let lease = lease(Uuid::new_v4(), 20);
+        let [one, two] = [(); 2].map(|()| named("order-1", Uuid::new_v4()));
+        let (renewed, first, second) =
+            tokio::join!(stores[0].renew(&lease), stores[0].insert(&one), stores[1].insert(&two));
+        renewed.unwrap();
+        let new =
+            [first, second].into_iter().filter(|inserted| matches!(inserted, Ok(Inserted::New))).count();
+        assert_eq!(new, 1);
+        let requests = database.collection::<::mongodb::bson::Document>("signing_requests");
+        let indexes = requests.list_index_names().await.unwrap();
+        for index in ["idempotency", "unfinished_by_lease", "finished_by_time"] {
+            assert!(indexes.iter().any(|name| name == index), "{indexes:?}");
+        }
+    })
+    .await;
 }
 
 /// Only of MongoDB: its absence.

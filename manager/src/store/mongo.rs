@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -23,7 +24,7 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::{sleep, timeout};
 use tss_common::approval::Approval;
 use tss_common::intent::Intent;
@@ -54,6 +55,11 @@ pub struct MongoStore {
     address: ConnectionString,
     database: String,
     collections: OnceCell<Collections>,
+    /// Whether the indexes are there, as far as is known: not before they were seen to, nor after the server was away,
+    /// for another may be in its place.
+    prepared: AtomicBool,
+    /// Held by whoever sees to them; the others wait.
+    preparing: Mutex<()>,
 }
 
 struct Collections {
@@ -221,15 +227,43 @@ impl MongoStore {
     pub fn connect(uri: &str, database: &str) -> Result<Self, StoreError> {
         let address = ConnectionString::parse(uri)
             .map_err(|error| StoreError::Down(format!("malformed MongoDB URI: {}", error.kind)))?;
-        Ok(Self { address, database: database.to_owned(), collections: OnceCell::new() })
+        Ok(Self {
+            address,
+            database: database.to_owned(),
+            collections: OnceCell::new(),
+            prepared: AtomicBool::new(false),
+            preparing: Mutex::new(()),
+        })
     }
 
-    /// Creates the indexes, unless they are there. Without them the store is slow, and lets an
-    /// idempotency key be used twice: call this before anything else.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn prepare(&self) -> Result<(), StoreError> {
+    /// The collections, with their indexes. Without those the store is slow, and lets an idempotency key be used twice:
+    /// nothing is read or written before.
+    async fn ready(&self) -> Result<&Collections, StoreError> {
+        let collections = self.collections().await?;
+        if !self.prepared.load(Ordering::Acquire) {
+            let _only_one = self.preparing.lock().await;
+            if !self.prepared.load(Ordering::Acquire) {
+                Self::create_indexes(&collections.requests).await?;
+                self.prepared.store(true, Ordering::Release);
+            }
+        }
+        Ok(collections)
+    }
+
+    /// Runs an operation, which must not take longer than [`OPERATION_TIMEOUT`].
+    async fn within<T>(
+        &self,
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let result = within(operation).await;
+        if matches!(result, Err(StoreError::Down(_))) {
+            self.prepared.store(false, Ordering::Release);
+        }
+        result
+    }
+
+    /// Creates the indexes, unless they are there.
+    async fn create_indexes(requests: &Collection<Stored>) -> Result<(), StoreError> {
         let index = |name: &str, keys, unique, only| {
             let options =
                 IndexOptions::builder().name(name.to_owned()).unique(unique).partial_filter_expression(only);
@@ -245,12 +279,8 @@ impl MongoStore {
             index("unfinished_by_lease", doc! { "lease.until": 1 }, None, doc! { "finished": false }),
             index("finished_by_time", doc! { "finished_at": 1 }, None, doc! { "finished": true }),
         ];
-        within(async {
-            let requests = &self.collections().await?.requests;
-            requests.create_indexes(indexes).await.map_err(failure)?;
-            Ok(())
-        })
-        .await
+        requests.create_indexes(indexes).await.map_err(failure)?;
+        Ok(())
     }
 
     async fn collections(&self) -> Result<&Collections, StoreError> {
@@ -301,12 +331,13 @@ impl MongoStore {
 #[async_trait]
 impl Store for MongoStore {
     async fn prepare(&self) -> Result<(), StoreError> {
-        Self::prepare(self).await
+        self.prepared.store(false, Ordering::Release);
+        self.within(async { self.ready().await.map(|_| ()) }).await
     }
 
     async fn insert(&self, request: &Request) -> Result<Inserted, StoreError> {
-        within(async {
-            let requests = &self.collections().await?.requests;
+        self.within(async {
+            let requests = &self.ready().await?.requests;
             loop {
                 if let Some(inserted) = Self::try_insert(requests, request).await? {
                     return Ok(inserted);
@@ -318,8 +349,8 @@ impl Store for MongoStore {
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<Request>, StoreError> {
-        within(async {
-            let requests = &self.collections().await?.requests;
+        self.within(async {
+            let requests = &self.ready().await?.requests;
             let stored = requests.find_one(doc! { "_id": uuid(id) }).await.map_err(failure)?;
             Ok(stored.map(Request::from))
         })
@@ -327,7 +358,7 @@ impl Store for MongoStore {
     }
 
     async fn find(&self, idempotency_key: &str) -> Result<Option<Request>, StoreError> {
-        within(async { Self::named(&self.collections().await?.requests, idempotency_key).await }).await
+        self.within(async { Self::named(&self.ready().await?.requests, idempotency_key).await }).await
     }
 
     async fn begin_attempt(
@@ -343,8 +374,8 @@ impl Store for MongoStore {
             "quorum": to_bson(quorum)?,
             "state": to_bson(&State::InProgress)?,
         } };
-        within(async {
-            let requests = &self.collections().await?.requests;
+        self.within(async {
+            let requests = &self.ready().await?.requests;
             let outcome = requests.update_one(filter, change).await.map_err(failure)?;
             Ok(outcome.matched_count > 0)
         })
@@ -356,8 +387,8 @@ impl Store for MongoStore {
         let filter = doc! { "_id": uuid(id), "finished": false };
         let change =
             doc! { "$set": { "state": to_bson(state)?, "finished": true, "finished_at": Time(time) } };
-        within(async {
-            let requests = &self.collections().await?.requests;
+        self.within(async {
+            let requests = &self.ready().await?.requests;
             let outcome = requests.update_one(filter, change).await.map_err(failure)?;
             Ok(outcome.matched_count > 0)
         })
@@ -377,8 +408,8 @@ impl Store for MongoStore {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let lapsed = doc! { "finished": false, "lease.until": { "$lt": Time(now) } };
         let oldest_first = doc! { "created_at": 1, "_id": 1 };
-        within(async {
-            let Collections { requests, ids, .. } = self.collections().await?;
+        self.within(async {
+            let Collections { requests, ids, .. } = self.ready().await?;
             let found = ids.find(lapsed.clone()).projection(doc! { "_id": 1 });
             let found = found.sort(oldest_first.clone()).limit(limit).await.map_err(failure)?;
             let ids: Vec<_> = found.map_ok(|found| found.id).try_collect().await.map_err(failure)?;
@@ -406,8 +437,8 @@ impl Store for MongoStore {
         let until = Time(lease.until);
         let held =
             doc! { "finished": false, "lease.until": { "$lt": until }, "lease.holder": uuid(lease.holder) };
-        within(async {
-            let requests = &self.collections().await?.requests;
+        self.within(async {
+            let requests = &self.ready().await?.requests;
             let longer = doc! { "$set": { "lease.until": until } };
             requests.update_many(held, longer).await.map_err(failure)?;
             Ok(())
@@ -420,20 +451,21 @@ impl Store for MongoStore {
         let old = doc! { "finished": true, "finished_at": { "$lt": Time(before) } };
         let mut removed = 0;
         while start.elapsed() < OPERATION_TIMEOUT {
-            let (deleted, last) = within(async {
-                let Collections { requests, ends, .. } = self.collections().await?;
-                // Up to the end of the last of a batch, or all when there are fewer.
-                let end = ends.find_one(old.clone()).projection(doc! { "finished_at": 1 });
-                let end =
-                    end.sort(doc! { "finished_at": 1 }).skip(EXPIRE_BATCH - 1).await.map_err(failure)?;
-                let some = match &end {
-                    Some(end) => doc! { "finished": true, "finished_at": { "$lte": end.finished_at } },
-                    None => old.clone(),
-                };
-                let outcome = requests.delete_many(some).await.map_err(failure)?;
-                Ok((outcome.deleted_count, end.is_none()))
-            })
-            .await?;
+            let (deleted, last) = self
+                .within(async {
+                    let Collections { requests, ends, .. } = self.ready().await?;
+                    // Up to the end of the last of a batch, or all when there are fewer.
+                    let end = ends.find_one(old.clone()).projection(doc! { "finished_at": 1 });
+                    let end =
+                        end.sort(doc! { "finished_at": 1 }).skip(EXPIRE_BATCH - 1).await.map_err(failure)?;
+                    let some = match &end {
+                        Some(end) => doc! { "finished": true, "finished_at": { "$lte": end.finished_at } },
+                        None => old.clone(),
+                    };
+                    let outcome = requests.delete_many(some).await.map_err(failure)?;
+                    Ok((outcome.deleted_count, end.is_none()))
+                })
+                .await?;
             removed += deleted;
             if last {
                 break;
@@ -443,8 +475,8 @@ impl Store for MongoStore {
     }
 
     async fn pin_key(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError> {
-        within(async {
-            let keys = &self.collections().await?.keys;
+        self.within(async {
+            let keys = &self.ready().await?.keys;
             loop {
                 match keys.insert_one(StoredKey::from(key)).await {
                     Ok(_) => return Ok(key.clone()),
@@ -462,8 +494,8 @@ impl Store for MongoStore {
     }
 
     async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        within(async {
-            let keys = &self.collections().await?.keys;
+        self.within(async {
+            let keys = &self.ready().await?.keys;
             let found = keys.find(doc! {}).sort(doc! { "_id": 1 }).await.map_err(failure)?;
             found.map_ok(KeyRecord::from).try_collect().await.map_err(failure)
         })
@@ -471,8 +503,8 @@ impl Store for MongoStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        within(async {
-            let database = &self.collections().await?.database;
+        self.within(async {
+            let database = &self.ready().await?.database;
             database.run_command(doc! { "ping": 1 }).await.map_err(failure)?;
             Ok(())
         })
