@@ -13,18 +13,6 @@ mod installation;
 
 use installation::{Installation, get, post};
 
-/// Makes the signers' identities one by one, and the roster of what each printed.
-fn with_roster() -> Installation {
-    let installation = Installation::new();
-    let parts = ["1", "2", "3"].map(|index| {
-        let made = installation.run("signer", &["identity", "--index", index]);
-        assert!(made.status.success(), "{}", said(&made));
-        String::from_utf8(made.stdout).unwrap()
-    });
-    std::fs::write(installation.folder().join("roster.toml"), parts.concat()).unwrap();
-    installation
-}
-
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -43,7 +31,7 @@ fn keygen(installation: &Installation, signers: &[(&str, &[&str])], timeout: &st
 
 #[tokio::test]
 async fn a_key_that_three_processes_made_signs_and_no_process_saw_two_shares() {
-    let installation = with_roster();
+    let installation = Installation::with_identities();
     let reports = ["1.json", "2.json", "3.json"];
     let told = reports.map(|report| ["--report", report, "--attempt", "first"]);
     let made = keygen(&installation, &[("1", &told[0]), ("2", &told[1]), ("3", &told[2])], "120");
@@ -86,7 +74,7 @@ async fn a_key_that_three_processes_made_signs_and_no_process_saw_two_shares() {
 
 #[tokio::test]
 async fn key_generation_that_cannot_finish_says_whom_it_waits_for_and_leaves_no_share() {
-    let installation = with_roster();
+    let installation = Installation::with_identities();
     // Signer 3 is there, but at another try.
     let tries: [&[&str]; 2] = [&["--attempt", "2"], &["--attempt", "1"]];
     let outputs = keygen(&installation, &[("1", tries[0]), ("2", tries[0]), ("3", tries[1])], "8");

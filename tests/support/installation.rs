@@ -26,7 +26,9 @@ fn programs() -> PathBuf {
     static BUILD: std::sync::Once = std::sync::Once::new();
     BUILD.call_once(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        // With a test, so that they are built of the same parts as for `cargo test`, which has built most of them.
+        build.args(["build", "--quiet", "--workspace", "--bins", "--test", "manager_service_tests"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
@@ -64,6 +66,18 @@ impl Installation {
         installation.set("TSS_MANAGER_PORT", &port.to_string());
         installation.set("TSS_RABBITMQ_URI", &rabbitmq_uri());
         installation.set("TSS_MONGODB_URI", &mongodb_uri());
+        installation
+    }
+
+    /// The same with the signers' identities, made one by one, and the roster of what each printed.
+    pub(crate) fn with_identities() -> Self {
+        let installation = Self::new();
+        let parts = ["1", "2", "3"].map(|index| {
+            let made = installation.run("signer", &["identity", "--index", index]);
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            String::from_utf8(made.stdout).expect("a part of a roster")
+        });
+        std::fs::write(installation.folder().join("roster.toml"), parts.concat()).expect("a new file");
         installation
     }
 
