@@ -152,6 +152,20 @@ pub enum Event {
         /// The root public key.
         public_key: PublicKey,
     },
+    /// The taking over of a key that was made elsewhere ended with a share for this signer.
+    Import {
+        /// The session's id.
+        #[serde(with = "session")]
+        session: SessionId,
+        /// The cluster the key is for.
+        cluster: String,
+        /// The key's id.
+        key: String,
+        /// How many signers there are, and how many of them sign.
+        threshold: Threshold,
+        /// The root public key.
+        public_key: PublicKey,
+    },
 }
 
 /// How an attempt ended that a signer took part in.
@@ -190,6 +204,7 @@ impl Event {
             Self::Finished { .. } => "finished",
             Self::Cheating { .. } => "cheating",
             Self::Keygen { .. } => "keygen",
+            Self::Import { .. } => "import",
         }
     }
 
@@ -200,7 +215,7 @@ impl Event {
             | Self::Refused { request, attempt, .. }
             | Self::Finished { request, attempt, .. }
             | Self::Cheating { request, attempt, .. } => Some((*request, *attempt)),
-            Self::Opened { .. } | Self::Policy { .. } | Self::Keygen { .. } => None,
+            Self::Opened { .. } | Self::Policy { .. } | Self::Keygen { .. } | Self::Import { .. } => None,
         }
     }
 }
@@ -891,6 +906,13 @@ mod tests {
                 evidence: vec![Evidence { round: 3, from: signer(2), digest: [4; 32], signature: [5; 64] }],
             },
             Event::Keygen {
+                session,
+                cluster: "acme".into(),
+                key: "default".into(),
+                threshold: Threshold::new(2, 3).unwrap(),
+                public_key: public_key(),
+            },
+            Event::Import {
                 session,
                 cluster: "acme".into(),
                 key: "default".into(),

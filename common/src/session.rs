@@ -1,6 +1,7 @@
 //! Session ids, and the nonces that make them unrepeatable.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tss_mpc::{EngineId, Quorum, SessionId, SignerIndex};
@@ -24,6 +25,8 @@ impl Nonce {
 pub enum Operation {
     /// Making a key.
     Keygen,
+    /// Taking over a key that was made elsewhere.
+    Import,
     /// Signing.
     Sign,
 }
@@ -32,8 +35,15 @@ impl Operation {
     fn as_str(self) -> &'static str {
         match self {
             Self::Keygen => "keygen",
+            Self::Import => "import",
             Self::Sign => "sign",
         }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -115,6 +125,7 @@ mod tests {
         let contexts = [
             context.clone(),
             SessionContext { operation: Operation::Keygen, ..context.clone() },
+            SessionContext { operation: Operation::Import, ..context.clone() },
             SessionContext { cluster: "ck", key: "", ..context.clone() },
             SessionContext { key: "l", ..context.clone() },
             SessionContext { epoch: 2, ..context.clone() },

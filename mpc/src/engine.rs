@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    Abort, DerivationPath, Machine, Quorum, ShareDocument, ShareError, Signature, SignerIndex, Threshold,
+    Abort, DerivationPath, ForeignShare, Machine, Quorum, ShareDocument, ShareError, Signature, SignerIndex,
+    Threshold,
 };
 
 /// An engine's name, as it stands in configuration, messages and metrics.
@@ -80,7 +81,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What key generation starts from. Equal at all parties but for `index`.
+/// What key generation, or an import, starts from. Equal at all parties but for `index`.
 #[derive(Clone, Debug)]
 pub struct KeygenSetup {
     /// The session's identity.
@@ -141,6 +142,18 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`SetupError`] when the setup fits no key.
     fn keygen(&self, setup: KeygenSetup) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError>;
+
+    /// One party of taking over a key that was made elsewhere: all its signers show that their shares belong together,
+    /// and end with new ones of the same public key, that what they brought does not fit. Every party ends with its own
+    /// share document, or none does before all have shown that they hold the same.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the share is not the one that the setup is for.
+    fn import(
+        &self,
+        setup: KeygenSetup,
+        share: &ForeignShare,
+    ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError>;
 
     /// Reads this engine's part of a share document, once; signing then starts from memory.
     ///

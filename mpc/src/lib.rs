@@ -13,6 +13,7 @@
 //! | [`rounds`] | what every machine has in common: rounds, and the messages kept for them |
 //! | [`dkls23`] | the default engine, on the crate of the same name |
 //! | [`share`] | the share document: one signer's part of a key |
+//! | [`foreign`] | a share of a key that was made elsewhere |
 //! | [`key`] | public keys, addresses, non-hardened BIP-32 derivation |
 //! | [`signature`] | ECDSA signatures and their encodings |
 //! | [`local`] | all parties of a session within one process |
@@ -20,6 +21,7 @@
 pub mod abort;
 pub mod dkls23;
 pub mod engine;
+pub mod foreign;
 pub mod key;
 pub mod local;
 pub mod machine;
@@ -31,6 +33,7 @@ pub mod signature;
 pub use abort::{Abort, Blame};
 pub use dkls23::Dkls23;
 pub use engine::{Engine, EngineId, KeygenSetup, SessionId, SetupError, SignSetup, SigningShare};
+pub use foreign::ForeignShare;
 pub use key::{DerivationPath, PublicKey};
 pub use local::{run_local, run_local_with};
 pub use machine::{Incoming, Machine, Outgoing, Recipient, Step};

@@ -95,6 +95,11 @@ pub enum ShareError {
 }
 
 impl SecretShare {
+    /// A scalar as 32 bytes, the first the highest.
+    pub(crate) fn from_bytes(bytes: &Zeroizing<[u8; 32]>) -> Self {
+        Self(**bytes)
+    }
+
     pub(crate) fn from_scalar(scalar: &Scalar) -> Self {
         Self(scalar.to_bytes().into())
     }
@@ -141,6 +146,11 @@ impl ShareDocument {
         struct Versioned {
             version: u32,
         }
+        if json.trim_ascii_start().starts_with(b"[") {
+            let found =
+                "a list, as `multi-party-ecdsa` writes it: `tssctl import-legacy` takes such a key over";
+            return Err(ShareError::Malformed(found.into()));
+        }
         let malformed = |error: serde_json::Error| ShareError::Malformed(error.to_string());
         let Versioned { version } = serde_json::from_slice(json).map_err(malformed)?;
         if version != VERSION {
@@ -165,7 +175,7 @@ impl ShareDocument {
 
 impl CoreShare {
     /// Checks that the secret share, the public shares and the public key belong together.
-    fn check(&self) -> Result<(), ShareError> {
+    pub(crate) fn check(&self) -> Result<(), ShareError> {
         let inconsistent = |reason: String| Err(ShareError::Inconsistent(reason));
         let (index, threshold) = (self.index, self.threshold);
         if !threshold.contains(index) {

@@ -1,4 +1,5 @@
-//! Making a key together: each signer in its own place, over the bus, and none ever sees another's share.
+//! Making a key together, or taking over one that was made elsewhere: each signer in its own place, over the bus, and
+//! none ever sees another's share.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tss_common::envelope::{Endpoint, Letter};
 use tss_common::identity::{Identity, Roster};
 use tss_common::intent::hash_fields;
 use tss_common::session::{Operation, SessionContext};
-use tss_mpc::{Engine, KeygenSetup, Quorum, ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{Engine, ForeignShare, KeygenSetup, Quorum, ShareDocument, SignerIndex, Threshold};
 use uuid::Uuid;
 
 use crate::compute::Compute;
@@ -26,9 +27,19 @@ const REJOIN: Duration = Duration::from_secs(3);
 /// How many messages may be on their way into the process at once.
 const IN_FLIGHT: u16 = 256;
 
-/// What one signer's part in making a key starts from. All but `index`, `identity` and `data_dir` are
+/// Where the key comes from.
+pub enum Source {
+    /// It is made.
+    New,
+    /// It was made elsewhere; this is the signer's share of it.
+    Foreign(ForeignShare),
+}
+
+/// What one signer's part in making a key starts from. All but `index`, `identity`, `data_dir` and a foreign share are
 /// equal at all signers.
 pub struct KeygenOptions {
+    /// Where the key comes from.
+    pub source: Source,
     /// Which signer it is.
     pub index: SignerIndex,
     /// Its identity.
@@ -58,14 +69,15 @@ pub struct KeygenOptions {
     pub metrics: SignerMetrics,
 }
 
-/// Makes a key with all other signers of the roster, which must do the same within `patience`; yields
+/// Makes or takes over a key with all other signers of the roster, which must do the same within `patience`; yields
 /// this signer's share. No signer of the same index may run meanwhile: they would take each other's
 /// messages. When it fails no share exists that could be used, and it can be tried again.
 ///
 /// # Errors
-/// Naming whom it waited for in vain, or who cheated.
+/// Naming whom it waited for in vain, who cheated, or whose share is of another key.
 pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
     let KeygenOptions {
+        source,
         index,
         identity,
         roster,
@@ -82,12 +94,16 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
     } = options;
     let endpoint = Endpoint::new(&cluster, index, identity, roster).map_err(anyhow::Error::msg)?;
     let journal = Journal::open(&data_dir, index, None)?;
-    let intent = intent(&cluster, &key, threshold, attempt.as_deref());
+    let operation = match source {
+        Source::New => Operation::Keygen,
+        Source::Foreign(_) => Operation::Import,
+    };
+    let intent = intent(operation, &cluster, &key, threshold, attempt.as_deref());
     let quorum = Quorum::new(threshold.signers())?;
     // There is no request. All signers come to the same name for what they do.
     let [name @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = intent;
     let context = SessionContext {
-        operation: Operation::Keygen,
+        operation,
         cluster: &cluster,
         key: &key,
         epoch: 1,
@@ -114,7 +130,10 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
         patience,
         messages,
         |session| journal.begin(session, Vec::new()),
-        move |session| engine.keygen(setup(session)),
+        move |session| match &source {
+            Source::New => engine.keygen(setup(session)),
+            Source::Foreign(share) => engine.import(setup(session), share),
+        },
     )
     .await;
     taking.abort();
@@ -123,15 +142,13 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
         Err(failure) => {
             // Whoever tries again opens it again.
             journal.close().await;
-            anyhow::bail!("key generation did not finish: {}", failure.abort);
+            anyhow::bail!("the {operation} did not finish: {}", failure.abort);
         }
     };
-    let event = Event::Keygen {
-        session: done.session,
-        cluster: cluster.clone(),
-        key: key.clone(),
-        threshold,
-        public_key: done.output.core.public_key,
+    let (session, public_key) = (done.session, done.output.core.public_key);
+    let event = match operation {
+        Operation::Import => Event::Import { session, cluster, key, threshold, public_key },
+        Operation::Keygen | Operation::Sign => Event::Keygen { session, cluster, key, threshold, public_key },
     };
     journal.note(vec![event]).await?;
     journal.close().await;
@@ -139,12 +156,19 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
 }
 
 /// What all signers of a session have to agree on. A try without a name has one field less than any with
-/// one, so that it is none of them.
-fn intent(cluster: &str, key: &str, threshold: Threshold, attempt: Option<&str>) -> [u8; 32] {
+/// one, so that it is none of them. Which key is imported is not in it: signers that bring different ones must meet, to
+/// find that out.
+fn intent(
+    operation: Operation,
+    cluster: &str,
+    key: &str,
+    threshold: Threshold,
+    attempt: Option<&str>,
+) -> [u8; 32] {
     let parties = [threshold.t(), threshold.n()];
     let mut fields = vec![cluster.as_bytes(), key.as_bytes(), &parties];
     fields.extend(attempt.map(str::as_bytes));
-    hash_fields("tss.network/keygen/v1", &fields)
+    hash_fields(&format!("tss.network/{operation}/v1"), &fields)
 }
 
 /// Hands messages to the one session there is.
@@ -179,7 +203,10 @@ mod tests {
     #[test]
     fn what_is_made_and_each_try_of_it_is_another_intent() {
         let threshold = |t, n| Threshold::new(t, n).unwrap();
+        let intent =
+            |cluster, key, threshold, attempt| intent(Operation::Keygen, cluster, key, threshold, attempt);
         let intents = [
+            super::intent(Operation::Import, "c", "k", threshold(2, 3), None),
             intent("c", "k", threshold(2, 3), None),
             intent("ck", "", threshold(2, 3), None),
             intent("c", "k", threshold(2, 4), None),
@@ -188,6 +215,6 @@ mod tests {
             intent("c", "k", threshold(2, 3), Some("2")),
         ];
         assert_eq!(intents.iter().collect::<BTreeSet<_>>().len(), intents.len());
-        assert_eq!(intents[4], intent("c", "k", threshold(2, 3), Some("1")));
+        assert_eq!(intents[5], intent("c", "k", threshold(2, 3), Some("1")));
     }
 }

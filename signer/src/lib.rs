@@ -3,7 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`service`] | what a signer listens to, and what it answers |
-//! | [`keygen`] | its part in making a key |
+//! | [`keygen`] | its part in making a key, or in taking one over |
+//! | [`ceremony`] | the same as a program does it, from the configuration to the share file |
 //! | [`session`] | one session, from the first nonce to the output |
 //! | [`router`] | which message belongs to which session |
 //! | [`policy`] | what this signer signs, and what not |
@@ -15,6 +16,7 @@
 //! | [`http`] | health and metrics |
 //! | [`metrics`] | what is counted |
 
+pub mod ceremony;
 pub mod compute;
 pub mod http;
 pub mod identity_file;

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use prometheus::Registry;
 use tss_common::config::{Config, check_name};
 use tss_common::envelope::Endpoint;
-use tss_common::identity::{Identity, Roster};
+use tss_common::identity::Identity;
 use tss_common::{process, telemetry, version};
 use tss_mpc::{PublicKey, ShareDocument, SignerIndex, Threshold};
+use tss_signer::ceremony::{self, Ceremony};
 use tss_signer::compute::Compute;
-use tss_signer::keygen::{self, KeygenOptions};
+use tss_signer::keygen::Source;
 use tss_signer::metrics::Metrics;
 use tss_signer::report::{self, IdentityReport, ShareReport};
 use tss_signer::secret_file::Protection;
@@ -127,7 +127,7 @@ async fn run(config: &Path, index: Option<u8>) -> anyhow::Result<()> {
     let (config, stop, traces) = process::start(config, PROGRAM)?;
     let shares = load_shares(&config, index)?;
     let mut identities = load_identities(&config, index)?;
-    let roster = load_roster(&config)?;
+    let roster = ceremony::roster(&config)?;
     let registry = telemetry::registry(PROGRAM);
     let metrics = Metrics::new(&registry);
     let compute = Compute::new()?;
@@ -213,36 +213,8 @@ async fn make_key(
     telemetry::init_logs(&config.log);
     let stop = process::stop_on_signal()?;
     let index = the_one(&config, index)?;
-    let file = config.key_files().remove(&index).context("a file for each signer")?;
-    anyhow::ensure!(
-        !file.try_exists().with_context(|| file.display().to_string())?,
-        "{} is there already, and a share is never replaced: move it away first",
-        file.display()
-    );
-    let bus = process::rabbitmq(&config, &format!("keygen of signer {index}"))?;
-    let identity = load_identities(&config, Some(index.get()))?.remove(&index);
-    let made = keygen::generate(KeygenOptions {
-        index,
-        identity: identity.context("an identity for each signer")?,
-        roster: load_roster(&config)?,
-        cluster: config.cluster.clone(),
-        key: config.key.clone(),
-        attempt,
-        threshold: Threshold::new(config.threshold, config.total_parties)?,
-        engine: process::engine(config.engine),
-        bus: bus.clone(),
-        compute: Compute::new()?,
-        data_dir: config.data_dir.clone(),
-        patience,
-        metrics: Metrics::new(&Registry::new()).of(index),
-    });
-    let share = tokio::select! {
-        share = made => share?,
-        () = stop.cancelled() => anyhow::bail!("stopped before the key was made"),
-    };
-    // The others may still need this signer's last words.
-    bus.close().await;
-    share_file::save(&file, &share, protection)?;
+    let ceremony = Ceremony { config: &config, index, source: Source::New, attempt, patience, protection };
+    let (share, file) = ceremony.hold(&stop).await?;
     let told = ShareReport::of(&share, &config.path).map_err(anyhow::Error::msg);
     told.and_then(|told| report.write(&told))
         .with_context(|| format!("the share is in {} (`signer inspect` reports it)", file.display()))?;
@@ -261,7 +233,7 @@ fn inspect(
     let identity = load_identities(config, Some(index.get()))?.remove(&index);
     let identity = identity.context("an identity for each share")?;
     // What a signer does with them when it starts.
-    Endpoint::new(&share.cluster, index, identity, load_roster(config)?).map_err(anyhow::Error::msg)?;
+    Endpoint::new(&share.cluster, index, identity, ceremony::roster(config)?).map_err(anyhow::Error::msg)?;
     process::engine(config.engine).open(&share)?;
     let told = ShareReport::of(&share, &config.path).map_err(anyhow::Error::msg)?;
     if let Some(expected) = expected {
@@ -278,10 +250,6 @@ fn inspect(
 
 fn attempt_name(name: &str) -> Result<String, String> {
     check_name(name).map(|()| name.to_owned())
-}
-
-fn load_roster(config: &Config) -> anyhow::Result<Roster> {
-    Roster::load(&config.roster_file, config.total_parties).context("`roster_file`")
 }
 
 /// The signer that `--index` names.

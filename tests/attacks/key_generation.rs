@@ -13,7 +13,7 @@ use tss_common::envelope::{Endpoint, Header};
 use tss_common::identity::{Identity, Roster};
 use tss_mpc::{Dkls23, Engine, ShareDocument, SignerIndex, Threshold};
 use tss_signer::compute::Compute;
-use tss_signer::keygen::{self, KeygenOptions};
+use tss_signer::keygen::{self, KeygenOptions, Source};
 use tss_signer::metrics::Metrics;
 
 use crate::cluster::{CLUSTER, KEY, audit_of, index, until};
@@ -68,6 +68,7 @@ impl Ceremony {
     fn begin(&self, signer: u8, patience: Duration) -> JoinHandle<Result> {
         let engine: Arc<dyn Engine> = if signer == ROGUE { self.rogue.clone() } else { Arc::new(Dkls23) };
         tokio::spawn(keygen::generate(KeygenOptions {
+            source: Source::New,
             index: index(signer),
             identity: self.identity(signer),
             roster: self.roster.clone(),

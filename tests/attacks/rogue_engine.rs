@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tss_mpc::{
-    Abort, Dkls23, Engine, EngineId, Incoming, KeygenSetup, Machine, Outgoing, SetupError, ShareDocument,
-    ShareError, SignSetup, Signature, SignerIndex, SigningShare, Step,
+    Abort, Dkls23, Engine, EngineId, ForeignShare, Incoming, KeygenSetup, Machine, Outgoing, SetupError,
+    ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare, Step,
 };
 
 /// What becomes of the messages of a step.
@@ -80,6 +80,14 @@ impl Engine for RogueEngine {
 
     fn keygen(&self, setup: KeygenSetup) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError> {
         Ok(Box::new(RogueMachine { honest: Dkls23.keygen(setup)?, way: self.way.clone() }))
+    }
+
+    fn import(
+        &self,
+        setup: KeygenSetup,
+        share: &ForeignShare,
+    ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError> {
+        Ok(Box::new(RogueMachine { honest: Dkls23.import(setup, share)?, way: self.way.clone() }))
     }
 
     fn open(&self, share: &ShareDocument) -> Result<Arc<dyn SigningShare>, ShareError> {

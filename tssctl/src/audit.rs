@@ -225,7 +225,8 @@ fn details(event: &Event) -> String {
             count(evidence.len() as u64, "piece", "pieces"),
             short(&session.0)
         ),
-        Event::Keygen { session, cluster, key, threshold, public_key } => format!(
+        Event::Keygen { session, cluster, key, threshold, public_key }
+        | Event::Import { session, cluster, key, threshold, public_key } => format!(
             "cluster {cluster}, key {key}, {threshold}, public key {public_key}, session {}",
             short(&session.0)
         ),

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`keygen`] | key generation in one process, and the share files it writes |
+//! | [`legacy`] | share files of other software |
 //! | [`network`] | a manager and all signers in one process |
 //! | [`devnet`] | such a network for a developer, kept in a folder |
 //! | [`bench`] | such a network under load, against its engine's own ceiling |
@@ -16,4 +17,5 @@ pub mod bench;
 pub mod client;
 pub mod devnet;
 pub mod keygen;
+pub mod legacy;
 pub mod network;

@@ -12,13 +12,18 @@ use tss_common::audit::Head;
 use tss_common::config::{Config, LogConfig};
 use tss_common::intent::{Encoding, HashAlgorithm, Wish};
 use tss_common::{process, telemetry, version};
-use tss_mpc::{DerivationPath, PublicKey, Signature, Threshold};
+use tss_mpc::{DerivationPath, PublicKey, ShareDocument, Signature, SignerIndex, Threshold};
+use tss_signer::ceremony::Ceremony;
+use tss_signer::keygen::Source;
+use tss_signer::report::ShareReport;
+use tss_signer::secret_file::Protection;
 use tssctl::approver;
 use tssctl::audit::{self, ShowOptions};
 use tssctl::bench::{self, BenchOptions};
 use tssctl::client::{Client, SignRequest};
 use tssctl::devnet::{self, DevnetOptions};
 use tssctl::keygen::{self, Files};
+use tssctl::legacy;
 use uuid::Uuid;
 
 /// The command line of the TSS network: threshold signatures without a private key in one place.
@@ -35,6 +40,9 @@ enum Command {
     Devnet(DevnetArguments),
     /// Make a new key: a share file and an identity for each signer, and the roster.
     Keygen(KeygenArguments),
+    /// Take over a key of `multi-party-ecdsa` (GG18, GG20), together with all its other signers, each on its own
+    /// machine with its own file; writes this signer's share and prints the public key, which stays.
+    ImportLegacy(ImportArguments),
     /// Have a text signed; prints the signature as JSON.
     Sign(SignArguments),
     /// Make an approver's key; prints the public key, for the signers' policies.
@@ -150,6 +158,24 @@ struct KeygenArguments {
     /// Encrypt with the passphrase on the first line of this file.
     #[arg(long, conflicts_with = "recipient")]
     passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ImportArguments {
+    /// This signer's file, as `gg18_keygen_client` or `gg20_keygen` wrote it.
+    file: PathBuf,
+    /// Which signer this is, from 1: the number of its party in the file.
+    #[arg(long)]
+    index: u8,
+    /// The folder with default.toml and {RUN_MODE}.toml, which name cluster, key, threshold, files and RabbitMQ.
+    #[arg(long, env = "CONFIG_DIR", default_value = "config")]
+    config: PathBuf,
+    /// How many seconds to wait for the others.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// Encrypt the share file to this age recipient (age1…).
+    #[arg(long)]
+    recipient: Vec<String>,
 }
 
 #[derive(Args)]
@@ -270,6 +296,7 @@ fn main() -> ExitCode {
         match Arguments::parse().command {
             Command::Devnet(arguments) => run_devnet(arguments).await,
             Command::Keygen(arguments) => run_keygen(&arguments),
+            Command::ImportLegacy(arguments) => run_import(arguments).await,
             Command::Sign(arguments) => run_sign(arguments).await,
             Command::Approver { out } => {
                 println!("{}", approver::generate(&out)?);
@@ -323,25 +350,69 @@ fn run_keygen(arguments: &KeygenArguments) -> anyhow::Result<()> {
     files.ensure_identities(threshold, &protections)?;
     keygen::write(&shares, &files.shares, &protections)?;
 
-    let root = keygen::public_key(&shares)?;
+    let share = shares.values().next().context("a key without shares")?;
     println!(
         "{threshold} key `{}` of cluster `{}` in {:.1} s",
         config.key,
         config.cluster,
         began.elapsed().as_secs_f64()
     );
-    println!("public key       {root}");
-    let chain_code = shares.values().next().context("a key without shares")?.core.chain_code;
-    let derived = root.derive(&chain_code, &config.path).context("the path derives no key")?;
-    println!("{:<17}{derived}", format!("at path {}", config.path));
-    println!("Ethereum address {}", derived.ethereum_address());
-    println!("Bitcoin address  {}", derived.bitcoin_address());
+    print_addresses(share, &config.path)?;
     for (index, file) in &files.shares {
         let identity = files.identities.get(index).map(|file| file.display().to_string());
         println!("{:<17}{}  {}", format!("signer {index}"), file.display(), identity.unwrap_or_default());
     }
     println!("roster           {}", files.roster.display());
     println!("Give each signer its own two files and the roster, and keep no copy of the shares together.");
+    Ok(())
+}
+
+/// The public key, and what the key at the configured path goes by.
+fn print_addresses(share: &ShareDocument, path: &DerivationPath) -> anyhow::Result<()> {
+    let told = ShareReport::of(share, path).map_err(anyhow::Error::msg)?;
+    println!("public key       {}", told.public_key);
+    println!("{:<17}{}", format!("at path {path}"), told.derived_public_key);
+    println!("Ethereum address {}", told.ethereum_address);
+    println!("Bitcoin address  {}", told.bitcoin_address);
+    Ok(())
+}
+
+async fn run_import(arguments: ImportArguments) -> anyhow::Result<()> {
+    let config = Config::load(&arguments.config)?;
+    telemetry::init_logs(&config.log);
+    let stop = process::stop_on_signal()?;
+    let index = SignerIndex::new(arguments.index).context("--index")?;
+    let share = legacy::read(&arguments.file)?;
+    let threshold = Threshold::new(config.threshold, config.total_parties)?;
+    anyhow::ensure!(
+        (share.index(), share.threshold()) == (index, threshold),
+        "{} has a share of signer {} of a {} key: expected one of signer {index} of a {threshold} key (`--index`, \
+         `threshold`, `total_parties`)",
+        arguments.file.display(),
+        share.index(),
+        share.threshold(),
+    );
+    let protection = match arguments.recipient {
+        recipients if recipients.is_empty() => Protection::None,
+        recipients => Protection::Recipients(recipients),
+    };
+    let ceremony = Ceremony {
+        config: &config,
+        index,
+        source: Source::Foreign(share),
+        attempt: None,
+        patience: Duration::from_secs(arguments.timeout),
+        protection: &protection,
+    };
+    let (share, file) = ceremony.hold(&stop).await?;
+    // The key that was taken over; what is derived from it was not the same before.
+    print_addresses(&share, &DerivationPath::root())?;
+    println!("signer {index:<10}{}", file.display());
+    println!(
+        "As long as the old files are anywhere, {} of them give the key away: destroy every copy of {}.",
+        threshold.t(),
+        arguments.file.display()
+    );
     Ok(())
 }
 

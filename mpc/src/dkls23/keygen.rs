@@ -88,15 +88,59 @@ struct Openings {
 
 /// What a party sends to each other in round 3.
 #[derive(Serialize, Deserialize)]
-struct PairSetup {
+pub(super) struct PairSetup {
     zero: TransmitInitZeroSharePhase3to4,
     mul: TransmitInitMulPhase3to4<Secp256k1>,
+}
+
+impl PairSetup {
+    /// The messages that take these to their receivers.
+    pub(super) fn send(
+        zero: Vec<TransmitInitZeroSharePhase3to4>,
+        mul: Vec<TransmitInitMulPhase3to4<Secp256k1>>,
+    ) -> Result<Vec<(Recipient, Vec<u8>)>, Abort> {
+        let mut mul: BTreeMap<_, _> = mul.into_iter().map(|mul| (mul.parties.receiver, mul)).collect();
+        let message = |zero: TransmitInitZeroSharePhase3to4| {
+            let receiver = zero.parties.receiver;
+            let mul = mul.remove(&receiver);
+            let mul =
+                mul.ok_or_else(|| Abort::local(format!("no oblivious transfers for signer {receiver}")))?;
+            Ok((Recipient::One(signer_index(receiver)?), encode(&Self { zero, mul })?))
+        };
+        zero.into_iter().map(message).collect()
+    }
+
+    /// What the others have sent to this signer.
+    pub(super) fn received(received: &Received, index: SignerIndex) -> Result<PairSetups, Abort> {
+        let mut all = PairSetups { zero: Vec::new(), mul: Vec::new() };
+        for (from, setup) in received.decode_direct::<Self>()? {
+            check_parties(&setup.zero.parties, from, index)?;
+            check_parties(&setup.mul.parties, from, index)?;
+            all.zero.push(setup.zero.clone());
+            all.mul.push(setup.mul.clone());
+        }
+        Ok(all)
+    }
 }
 
 impl Drop for PairSetup {
     fn drop(&mut self) {
         // Both seeds together are what keeps the signers' key shares hidden from each other.
         self.zero.seed.zeroize();
+    }
+}
+
+/// What all others have sent in round 3, as the crate takes it.
+pub(super) struct PairSetups {
+    pub(super) zero: Vec<TransmitInitZeroSharePhase3to4>,
+    pub(super) mul: Vec<TransmitInitMulPhase3to4<Secp256k1>>,
+}
+
+impl Drop for PairSetups {
+    fn drop(&mut self) {
+        for message in &mut self.zero {
+            message.seed.zeroize();
+        }
     }
 }
 
@@ -181,14 +225,7 @@ impl Keygen {
         let openings = Openings { proof, derivation };
         let mut send = vec![(Recipient::All, encode(&openings)?)];
         self.own_openings = Some(openings);
-        let mut mul: BTreeMap<_, _> = mul.into_iter().map(|mul| (mul.parties.receiver, mul)).collect();
-        for zero in zero {
-            let receiver = zero.parties.receiver;
-            let mul = mul.remove(&receiver);
-            let mul =
-                mul.ok_or_else(|| Abort::local(format!("no oblivious transfers for signer {receiver}")))?;
-            send.push((Recipient::One(signer_index(receiver)?), encode(&PairSetup { zero, mul })?));
-        }
+        send.extend(PairSetup::send(zero, mul)?);
         Ok(Turn::send(send))
     }
 
@@ -235,31 +272,20 @@ impl Keygen {
             });
         }
 
-        let mut zero = Vec::with_capacity(self.others.len());
-        let mut mul = Vec::with_capacity(self.others.len());
-        for (from, setup) in received.decode_direct::<PairSetup>()? {
-            check_parties(&setup.zero.parties, from, index)?;
-            check_parties(&setup.mul.parties, from, index)?;
-            zero.push(setup.zero.clone());
-            mul.push(setup.mul.clone());
-        }
-
+        let pairs = PairSetup::received(received, index)?;
         let session = self.session.take().ok_or_else(|| Abort::local("key generation is over"))?;
         let outcome = session.phase4(
             &proof_commitments,
             &self.zero_commitments,
-            &zero,
-            &mul,
+            &pairs.zero,
+            &pairs.mul,
             &derivation_commitments,
             &derivations,
             |_| String::new(),
         );
-        for message in &mut zero {
-            message.seed.zeroize();
-        }
         let (party, package) = outcome.map_err(|abort| blame(abort, &self.others))?;
         let document = self.document(party, &package)?;
-        let hash = self.confirmation(&document);
+        let hash = confirmation(&self.setup, &document.core);
         self.result = Some((document, hash));
         Ok(Turn::send(vec![(Recipient::All, encode(&hash)?)]))
     }
@@ -305,39 +331,45 @@ impl Keygen {
         })
     }
 
-    /// A hash of everything that all parties must have in common.
-    fn confirmation(&self, document: &ShareDocument) -> [u8; 32] {
-        let KeygenSetup { session, cluster, key, threshold, .. } = &self.setup;
-        let mut hash = Sha256::new();
-        let mut add = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_be_bytes());
-            hash.update(bytes);
-        };
-        add(CONFIRMATION);
-        add(&session.0);
-        add(cluster.as_bytes());
-        add(key.as_bytes());
-        add(&[threshold.t(), threshold.n()]);
-        add(&document.core.public_key.to_compressed());
-        for share in document.core.public_shares.values() {
-            add(&share.to_compressed());
-        }
-        add(&document.core.chain_code);
-        hash.finalize().into()
-    }
-
     /// Compares the hashes of round 4.
     fn confirm(&mut self, received: &Received) -> Result<Turn<ShareDocument>, Abort> {
         let (document, own) = self.result.take().ok_or_else(|| Abort::local("no result to confirm"))?;
-        let hashes = received.decode_broadcast::<[u8; 32]>()?;
-        let differ: BTreeSet<SignerIndex> =
-            hashes.into_iter().filter(|(_, hash)| *hash != own).map(|(from, _)| from).collect();
-        if differ.is_empty() {
-            return Ok(Turn::done(document));
-        }
-        // All is computed from broadcasts, which came to everybody alike. So it is not the doing of
-        // one who agrees with us.
-        let reason = format!("{} ended with another result", list(&differ));
-        Err(Abort::unattributed(differ, reason))
+        confirm(own, received)?;
+        Ok(Turn::done(document))
     }
+}
+
+/// A hash of everything that all parties must have in common.
+pub(super) fn confirmation(setup: &KeygenSetup, core: &CoreShare) -> [u8; 32] {
+    let KeygenSetup { session, cluster, key, threshold, .. } = setup;
+    let mut hash = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    add(CONFIRMATION);
+    add(&session.0);
+    add(cluster.as_bytes());
+    add(key.as_bytes());
+    add(&[threshold.t(), threshold.n()]);
+    add(&core.public_key.to_compressed());
+    for share in core.public_shares.values() {
+        add(&share.to_compressed());
+    }
+    add(&core.chain_code);
+    hash.finalize().into()
+}
+
+/// Compares the own hash with those that the others have broadcast.
+pub(super) fn confirm(own: [u8; 32], received: &Received) -> Result<(), Abort> {
+    let hashes = received.decode_broadcast::<[u8; 32]>()?;
+    let differ: BTreeSet<SignerIndex> =
+        hashes.into_iter().filter(|(_, hash)| *hash != own).map(|(from, _)| from).collect();
+    if differ.is_empty() {
+        return Ok(());
+    }
+    // All is computed from broadcasts, which came to everybody alike. So it is not the doing of
+    // one who agrees with us.
+    let reason = format!("{} ended with another result", list(&differ));
+    Err(Abort::unattributed(differ, reason))
 }

@@ -10,6 +10,10 @@
 //! | | 2 | 2, echo 3 | commitment to a zero-share seed | commitments to the public share and the chain code |
 //! | | 3 | 4, echo 5 | the seed; the base oblivious transfers | the public share, proven; the chain code |
 //! | | 4 | 6, echo 7 | | a hash of the result |
+//! | import | 1 | 1, echo 2 | a share of the sender's polynomial, which is 0 at 0 | the key and the public shares; a proof of the share |
+//! | | 2 | 3, echo 4 | commitment to a zero-share seed | commitments as in key generation |
+//! | | 3 | 5, echo 6 | as in key generation | the public share of zero, proven; the chain code |
+//! | | 4 | 7, echo 8 | | a hash of the result |
 //! | signing | 1 | 1 | commitment to the nonce; the oblivious transfer extension | |
 //! | | 2 | 2 | the nonce; the multiplication's other half | |
 //! | | 3 | 3, echo 4 | | the sender's part of the signature |
@@ -17,6 +21,7 @@
 //! That all parties received the same broadcasts is checked by [`rounds`], in the echoes. Between
 //! two parties there are none, and a round has the same number on the wire.
 
+mod import;
 mod keygen;
 mod sign;
 
@@ -36,8 +41,8 @@ use zeroize::Zeroizing;
 use crate::key::derivation_root;
 use crate::rounds;
 use crate::{
-    Abort, Blame, DerivationPath, Engine, EngineId, KeygenSetup, Machine, PublicKey, Quorum, SetupError,
-    ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare, Threshold,
+    Abort, Blame, DerivationPath, Engine, EngineId, ForeignShare, KeygenSetup, Machine, PublicKey, Quorum,
+    SetupError, ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare, Threshold,
 };
 
 /// The engine on the crate `dkls23`.
@@ -51,6 +56,14 @@ impl Engine for Dkls23 {
 
     fn keygen(&self, setup: KeygenSetup) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError> {
         Ok(Box::new(keygen::machine(setup)?))
+    }
+
+    fn import(
+        &self,
+        setup: KeygenSetup,
+        share: &ForeignShare,
+    ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError> {
+        Ok(Box::new(import::machine(setup, share)?))
     }
 
     fn open(&self, share: &ShareDocument) -> Result<Arc<dyn SigningShare>, ShareError> {

@@ -29,6 +29,8 @@ use tss_mpc::{
     SignerIndex, SigningShare, Step, Threshold, run_local, run_local_with,
 };
 
+mod import;
+
 // ---- Parties, keys and a network that tampers
 
 fn signer(index: u8) -> SignerIndex {
@@ -68,14 +70,15 @@ fn key(t: u8, n: u8) -> &'static Key {
         (5, 9) => 3,
         _ => panic!("no {t}-of-{n} key"),
     };
-    KEYS[slot].get_or_init(|| {
-        let documents = run_local(keygen_machines(t, n)).unwrap();
-        let shares = documents.iter().map(|(&i, document)| (i, Dkls23.open(document).unwrap())).collect();
-        Key { documents, shares }
-    })
+    KEYS[slot].get_or_init(|| Key::new(run_local(keygen_machines(t, n)).unwrap()))
 }
 
 impl Key {
+    fn new(documents: BTreeMap<SignerIndex, ShareDocument>) -> Self {
+        let shares = documents.iter().map(|(&i, document)| (i, Dkls23.open(document).unwrap())).collect();
+        Self { documents, shares }
+    }
+
     fn root(&self) -> PublicKey {
         self.documents[&signer(1)].core.public_key
     }
@@ -292,7 +295,10 @@ fn quorums(t: u8, n: u8) -> Vec<Vec<u8>> {
 
 /// Every quorum once with the root key and once with a derived one.
 fn every_quorum_signs(t: u8, n: u8) {
-    let key = key(t, n);
+    every_quorum_of_signs(key(t, n), t, n);
+}
+
+fn every_quorum_of_signs(key: &Key, t: u8, n: u8) {
     let paths: [DerivationPath; 2] = [DerivationPath::root(), "44/60/0/7".parse().unwrap()];
     let quorums = quorums(t, n);
     let jobs: Vec<_> = (quorums.iter().flat_map(|quorum| paths.iter().map(move |path| (quorum, path))))
