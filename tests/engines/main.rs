@@ -16,6 +16,9 @@ mod installation;
 
 use installation::{Installation, get, post};
 
+/// What is done to a file.
+type Alter = fn(&mut Value);
+
 /// A file that `multi-party-ecdsa` wrote.
 fn file(key: &str, party: u8) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/engines/files/{key}/party{party}.json"))
@@ -158,7 +161,7 @@ async fn a_file_of_another_party_or_an_altered_one_is_refused_by_name_and_its_si
     }
 
     let altered = installation.folder().join("altered.json");
-    let alterations: [(&str, fn(&mut Value)); 8] = [
+    let alterations: [(&str, Alter); 8] = [
         ("does not give the public share of signer 2", |content| {
             let byte = content.pointer("/1/x_i/scalar/31").and_then(Value::as_u64).unwrap();
             content[1]["x_i"]["scalar"][31] = json!(byte ^ 1);
