@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
+use k256::elliptic_curve::ff::PrimeField as _;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -120,6 +121,10 @@ impl Api {
 
     async fn get(&self, path: &str) -> Answer {
         Answer::of(self.http.get(format!("{}{path}", self.url))).await
+    }
+
+    async fn verify(&self, body: &Value) -> Answer {
+        Answer::of(self.http.post(format!("{}/verify", self.url)).json(body)).await
     }
 
     async fn sign(&self, body: &Value) -> Answer {
@@ -640,6 +645,152 @@ async fn every_hash_at_every_path_signs_the_digest_it_stands_for() {
     }
     assert_eq!(derived("m"), root().0);
     signing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_told_with_what_they_go_by() {
+    let signing = Signing::start(|_| {}).await;
+    let api = &signing.api;
+    let (public_key, chain_code) = root();
+    let expected = |path: &str| {
+        let key = derived(path);
+        json!({
+            "key": "default", "epoch": 1, "scheme": "ecdsa-secp256k1", "threshold": 2, "signers": 3,
+            "public_key": public_key, "chain_code": hex::encode(chain_code),
+            "derived": {"path": path, "public_key": key, "addresses": {
+                "ethereum": key.ethereum_address(),
+                "bitcoin_p2pkh": key.bitcoin_p2pkh_address(),
+                "bitcoin_p2wpkh": key.bitcoin_address(),
+            }},
+        })
+    };
+    for (query, path) in [("", "0/1/2"), ("?path=m", "m"), ("?path=m/44/60/0", "44/60/0")] {
+        let one = api.get(&format!("/keys/default{query}")).await;
+        assert_eq!((one.status, one.body), (200, expected(path)));
+        let all = api.get(&format!("/keys{query}")).await;
+        assert_eq!((all.status, all.body), (200, json!({"keys": [expected(path)]})));
+    }
+    api.get("/keys/other").await.assert_problem(404, "unknown-key", &[]);
+    for (query, parts) in [("?path=0'/1", "hardened"), ("?path=x", "as in `0/1/2`"), ("?pth=m", "pth")] {
+        for route in ["/keys", "/keys/default"] {
+            api.get(&format!("{route}{query}")).await.assert_problem(422, "invalid-request", &[parts]);
+        }
+    }
+    signing.stop().await;
+
+    // Nobody has announced one.
+    let unsigned = Unsigned::start(|_| {}).await;
+    assert_eq!(unsigned.api.get("/keys").await.body, json!({"keys": []}));
+    unsigned.api.get("/keys/default").await.assert_problem(404, "unknown-key", &[]);
+    let asked = json!({"message": "m", "signature": "00"});
+    unsigned.api.verify(&asked).await.assert_problem(404, "unknown-key", &[]);
+    unsigned.manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_signed_verifies_and_nothing_else_does() {
+    let signing = Signing::start(|_| {}).await;
+    let api = &signing.api;
+    let id = api.accepted(&json!({"message": "Sunil", "hash": "keccak256", "path": "7"})).await;
+    let signed = api.signature(id).await;
+    let part = |name: &str| signed[name].as_str().unwrap().to_owned();
+    let compact = part("compact");
+    let with = |last: u64| format!("{compact}{last:02x}");
+    let recid = signed["recid"].as_u64().unwrap();
+    // The same with the other s.
+    let s = k256::Scalar::from_repr(<[u8; 32]>::try_from(hex::decode(part("s")).unwrap()).unwrap().into());
+    let high = format!("{}{}", part("r"), hex::encode((-s.unwrap()).to_bytes()));
+
+    let asked = |signature: &str| json!({"message": "Sunil", "hash": "keccak256", "path": "7", "signature": signature});
+    for signature in
+        [compact.clone(), format!("0x{compact}"), part("der"), with(recid), with(27 + recid)]
+    {
+        let answer = api.verify(&asked(&signature)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(
+            answer.body,
+            json!({"valid": true, "public_key": signed["public_key"], "digest": signed["digest"]}),
+            "{signature}"
+        );
+        // As anybody else would ask, who knows the key.
+        let foreign = json!({
+            "message": part("digest"), "encoding": "hex", "hash": "none", "signature": signature,
+            "public_key": signed["public_key"],
+        });
+        assert_eq!(api.verify(&foreign).await.body["valid"], true);
+    }
+    let mut altered = asked(&compact);
+    altered["message"] = json!("Sunny");
+    let mut elsewhere = asked(&compact);
+    elsewhere["path"] = json!("8");
+    for (body, reason) in [
+        (altered, "does not fit"),
+        (elsewhere, "does not fit"),
+        (asked(&with(1 - recid)), "recovery id"),
+        (asked(&high), "s is high"),
+        (asked(""), "malformed"),
+        (asked(&"00".repeat(64)), "out of range"),
+        (asked(&compact[2..]), "malformed"),
+        (asked(&format!("{}00", part("der"))), "malformed"),
+    ] {
+        let answer = api.verify(&body).await;
+        assert_eq!((answer.status, &answer.body["valid"]), (200, &json!(false)), "{answer:?}");
+        assert!(answer.body["reason"].as_str().unwrap().contains(reason), "{answer:?}");
+    }
+    for (field, value, parts) in [
+        ("signature", json!("xyz"), ["`signature`", "hex digits"]),
+        ("public_key", signed["public_key"].clone(), ["either it, or `key` and `path`", "public_key"]),
+        ("public_key", json!("02"), ["public_key", "not a secp256k1 public key"]),
+        ("hash", json!("none"), ["`message`", "32"]),
+        ("more", json!(1), ["more", "unknown field"]),
+    ] {
+        let mut body = asked(&compact);
+        body[field] = value;
+        api.verify(&body).await.assert_problem(422, "invalid-request", &parts);
+    }
+    let mut other = asked(&compact);
+    other["key"] = json!("other");
+    api.verify(&other).await.assert_problem(404, "unknown-key", &[]);
+    signing.stop().await;
+}
+
+/// Project Wycheproof's vectors. Those of Bitcoin know low s alone, as `/verify` does; of the others, what is valid with a
+/// high s is not valid here, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signatures_of_wycheproof_are_told_apart() {
+    use wycheproof::TestResult;
+    use wycheproof::ecdsa::{TestName, TestSet};
+    let unsigned = Unsigned::start(|_| {}).await;
+    for (name, is_strict) in [
+        (TestName::EcdsaSecp256k1Sha256Bitcoin, true),
+        (TestName::EcdsaSecp256k1Sha256, false),
+        (TestName::EcdsaSecp256k1Sha256P1363, false),
+    ] {
+        let set = TestSet::load(name).unwrap();
+        let (mut valid, mut high, mut invalid) = (0, 0, 0);
+        for group in &set.test_groups {
+            let key = PublicKey::from_sec1(&group.key.key).unwrap();
+            for test in &group.tests {
+                let asked = json!({
+                    "message": hex::encode(&test.msg), "encoding": "hex", "public_key": key,
+                    "signature": hex::encode(&test.sig),
+                });
+                let answer = unsigned.api.verify(&asked).await;
+                assert_eq!(answer.status, 200, "{name:?} {}: {answer:?}", test.tc_id);
+                let reason = answer.body["reason"].as_str().unwrap_or_default();
+                match (&test.result, answer.body["valid"].as_bool().unwrap()) {
+                    (TestResult::Valid, true) => valid += 1,
+                    (TestResult::Invalid, false) => invalid += 1,
+                    (TestResult::Valid, false) if !is_strict && reason.contains("s is high") => high += 1,
+                    other => panic!("{name:?} {}: {other:?}, {}, {answer:?}", test.tc_id, test.comment),
+                }
+            }
+        }
+        println!("{name:?}: {valid} valid, {high} valid but for their high s, {invalid} invalid");
+        assert_eq!(valid + high + invalid, set.number_of_tests);
+        assert!(valid > 50 && invalid > 50 && (high == 0) == is_strict);
+    }
+    unsigned.manager.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -46,6 +46,14 @@ impl Keys {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
+    /// All keys, in the order of their ids.
+    pub fn all(&self) -> Vec<KeyRecord> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = known.values().cloned().collect();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        all
+    }
+
     fn know(&self, key: KeyRecord) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key.id.clone(), key);
     }

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use dkls23::protocols::derivation::DerivData;
 use k256::elliptic_curve::sec1::ToSec1Point;
 use k256::{AffinePoint, Scalar};
+use ripemd::Ripemd160;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// The longest path accepted, in steps.
 pub const MAX_PATH_DEPTH: usize = 16;
@@ -177,6 +179,12 @@ impl PublicKey {
         dkls23::secp256k1::compute_btc_address(self.as_affine())
     }
 
+    /// The Bitcoin mainnet address for pay-to-public-key-hash, of the compressed key: `1…`.
+    pub fn bitcoin_p2pkh_address(&self) -> String {
+        let hash = Ripemd160::digest(Sha256::digest(self.to_compressed()));
+        bs58::encode(hash).with_check_version(0).into_string()
+    }
+
     /// The public key that this one, as a root with this chain code, has at `path` (BIP-32, public
     /// parent key → public child key). `None` when a step leads to no key, a chance of 2⁻¹²⁷.
     pub fn derive(&self, chain_code: &[u8; 32], path: &DerivationPath) -> Option<PublicKey> {
@@ -241,6 +249,14 @@ impl<'de> Deserialize<'de> for PublicKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_addresses_of_the_generator_are_the_well_known_ones() {
+        let generator = PublicKey::from_affine(AffinePoint::GENERATOR).unwrap();
+        assert_eq!(generator.ethereum_address(), "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf");
+        assert_eq!(generator.bitcoin_p2pkh_address(), "1BgGZ9tcN4rm9KBzDn7KprQz87SZ26SAMH");
+        assert_eq!(generator.bitcoin_address(), "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4");
+    }
 
     #[test]
     fn a_path_parses_with_or_without_its_root_and_prints_without() {

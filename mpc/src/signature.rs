@@ -65,10 +65,8 @@ impl Signature {
     /// # Errors
     /// [`InvalidSignature`] naming the check that failed.
     pub fn from_encoding(bytes: &[u8], key: &PublicKey, digest: &[u8; 32]) -> Result<Self, InvalidSignature> {
-        let parsed = match bytes.len() {
-            64 => ecdsa::Signature::from_slice(bytes),
-            _ => ecdsa::Signature::from_der(bytes),
-        };
+        // DER of small numbers can have 64 bytes, too; numbers that look like DER do not come about.
+        let parsed = ecdsa::Signature::from_der(bytes).or_else(|_| ecdsa::Signature::from_slice(bytes));
         let (r, s) = parsed.map_err(|_| InvalidSignature::Range)?.split_bytes();
         let mut signature = Self { r: r.into(), s: s.into(), recid: 0 };
         let mut result = signature.verify(key, digest);
@@ -77,6 +75,22 @@ impl Signature {
             result = signature.verify(key, digest);
         }
         result.map(|()| signature)
+    }
+
+    /// Checks a signature in any of its encodings as [`Signature::verify`] does: compact (64 bytes), compact with its
+    /// recovery id or v (27 + recovery id) behind it (65 bytes), or DER.
+    ///
+    /// # Errors
+    /// [`InvalidSignature`] naming the check that failed.
+    pub fn check_encoding(bytes: &[u8], key: &PublicKey, digest: &[u8; 32]) -> Result<(), InvalidSignature> {
+        let (encoded, recid) = match bytes {
+            [compact @ .., last] if compact.len() == 64 && ecdsa::Signature::from_der(bytes).is_err() => {
+                (compact, Some(last.checked_sub(27).unwrap_or(*last)))
+            }
+            _ => (bytes, None),
+        };
+        let found = Self::from_encoding(encoded, key, digest)?;
+        if recid.is_none_or(|recid| recid == found.recid) { Ok(()) } else { Err(InvalidSignature::RecoveryId) }
     }
 
     /// Checks that `key` made this signature over `digest`, that s is low, and that the recovery id

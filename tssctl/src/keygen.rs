@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tss_common::config::Config;
 use tss_common::identity::{Identity, Roster};
 use tss_mpc::local::{Machines, run_local_with};
-use tss_mpc::{Engine, KeygenSetup, PublicKey, SessionId, ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{Engine, KeygenSetup, SessionId, ShareDocument, SignerIndex, Threshold};
 use tss_signer::secret_file::Protection;
 use tss_signer::{identity_file, share_file};
 
@@ -51,14 +51,6 @@ pub fn generate(
 /// A fresh identity for every signer.
 pub fn identities(threshold: Threshold) -> BTreeMap<SignerIndex, Identity> {
     threshold.signers().map(|index| (index, Identity::generate())).collect()
-}
-
-/// The public key of a set of shares.
-///
-/// # Errors
-/// When there are none.
-pub fn public_key(shares: &BTreeMap<SignerIndex, ShareDocument>) -> anyhow::Result<PublicKey> {
-    Ok(shares.values().next().context("a key without shares")?.core.public_key)
 }
 
 /// To whom each share file is encrypted.

@@ -16,7 +16,7 @@ use serde::de::IgnoredAny;
 use tss_mpc::{ForeignShare, PublicKey, SignerIndex, Threshold};
 use zeroize::Zeroizing;
 
-/// The longest file that is read, in bytes. That of one of a hundred signers has less.
+/// The longest file that is read, in bytes. One of 16 parties has a few hundred kilobytes.
 const MAX_FILE: u64 = 16 << 20;
 
 /// The curve's name in such files.

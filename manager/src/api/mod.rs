@@ -3,8 +3,11 @@
 //! | module | serves |
 //! |---|---|
 //! | [`sign`] | `POST /sign` |
+//! | [`keys`] | `GET /keys`, `/keys/{id}` |
+//! | [`verify`] | `POST /verify` |
 //! | [`requests`] | `GET /status/{id}`, `/signature/{id}`, `/signing_result/{id}` |
 //! | [`health`] | `GET /health`, `/livez`, `/readyz`, `/metrics`; the last three also on a port of their own |
+//! | [`body`] | what the bodies of all have in common |
 //! | [`problem`] | every answer that is not what was asked for |
 
 use std::any::Any;
@@ -22,10 +25,13 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::service::Shared;
 use problem::{Kind, Problem};
 
+pub mod body;
 pub mod health;
+pub mod keys;
 pub mod problem;
 pub mod requests;
 pub mod sign;
+pub mod verify;
 
 /// The longest request body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -41,6 +47,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/status/{id}", get(requests::status))
         .route("/signature/{id}", get(requests::signature))
         .route("/signing_result/{id}", get(requests::signing_result))
+        .route("/keys", get(keys::list))
+        .route("/keys/{id}", get(keys::one))
+        .route("/verify", post(verify::verify))
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz));

@@ -21,6 +21,8 @@ labels! {
         MalformedId = "malformed-id",
         /// No request has this id.
         UnknownRequest = "unknown-request",
+        /// No key of this id is on record.
+        UnknownKey = "unknown-key",
         /// The body is not JSON.
         MalformedJson = "malformed-json",
         /// The body is not declared to be JSON.
@@ -52,6 +54,7 @@ impl Kind {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Self::MalformedId => (StatusCode::BAD_REQUEST, "The request id is not a UUID"),
             Self::UnknownRequest => (StatusCode::NOT_FOUND, "No request has this id"),
+            Self::UnknownKey => (StatusCode::NOT_FOUND, "No key of this id is on record"),
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "The body is not JSON"),
             Self::NotJson => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as application/json")

@@ -20,13 +20,16 @@ use tss_common::trace::TraceParent;
 use tss_mpc::DerivationPath;
 use uuid::Uuid;
 
-use super::MAX_BODY;
+use super::body;
 use super::problem::{Kind, Problem};
 use crate::service::Shared;
 use crate::store::{Idempotency, Inserted, Progress, Request, State as RequestState};
 
 /// The longest idempotency key, in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// A body, for those who send something else.
+const EXAMPLE: &str = r#"{"message":"hello"}"#;
 
 /// What a caller wants signed.
 #[derive(Clone, Debug, Deserialize)]
@@ -97,7 +100,7 @@ async fn accept(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let asked = ask(headers, &body.map_err(unreadable)?, &shared.config)?;
+    let asked = ask(headers, &body.map_err(body::unreadable)?, &shared.config)?;
     // Whoever asks again is answered first: the time may have passed and the queue be full since then.
     if let Some(idempotency) = &asked.idempotency
         && let Some(existing) = shared.coordinator.find(&idempotency.key).await?
@@ -135,15 +138,6 @@ fn accepted(status: StatusCode, id: Uuid, state: &'static str) -> Response {
     (status, location, Json(Accepted { request_id: id, status: state })).into_response()
 }
 
-fn unreadable(rejection: BytesRejection) -> Problem {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(Kind::BodyTooLarge, format!("expected at most {MAX_BODY} bytes"))
-        }
-        _ => Problem::new(Kind::MalformedJson, "the body could not be read"),
-    }
-}
-
 /// The request that headers and body ask for at this time. Looks at nothing else.
 ///
 /// # Errors
@@ -154,7 +148,7 @@ pub fn read(headers: &HeaderMap, body: &[u8], config: &Config, now: Timestamp) -
 
 /// What headers and body ask for, whenever they do.
 fn ask(headers: &HeaderMap, body: &[u8], config: &Config) -> Result<Asked, Problem> {
-    Asked::new(parse(headers, body)?, idempotency_key(headers)?, config)
+    Asked::new(body::parse(headers, body, EXAMPLE)?, idempotency_key(headers)?, config)
 }
 
 /// What somebody asks for. Whether it can be had now is judged later.
@@ -163,37 +157,6 @@ struct Asked {
     message: Vec<u8>,
     approvals: Vec<Approval>,
     idempotency: Option<Idempotency>,
-}
-
-fn parse(headers: &HeaderMap, body: &[u8]) -> Result<SignBody, Problem> {
-    let content_type =
-        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(Kind::NotJson, "expected the header `content-type: application/json`"));
-    }
-    // Serde would read an array as the fields in order.
-    if body.trim_ascii_start().starts_with(b"[") {
-        return Err(Problem::new(
-            Kind::InvalidRequest,
-            "expected a JSON object, as in {\"message\":\"hello\"}",
-        ));
-    }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let (field, error) = (error.path().to_string(), error.into_inner());
-        match (error.is_data(), field.as_str()) {
-            (false, _) => Problem::new(Kind::MalformedJson, error.to_string()),
-            (true, ".") => Problem::new(Kind::InvalidRequest, error.to_string()),
-            (true, "not_after") => {
-                let expected = "expected a time like 2030-01-02T03:04:05Z (RFC 3339)";
-                Problem::new(Kind::InvalidRequest, format!("`not_after`: {error}: {expected}"))
-            }
-            (true, field) => Problem::new(Kind::InvalidRequest, format!("`{field}`: {error}")),
-        }
-    })?;
-    json.end().map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
-    Ok(parsed)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -270,7 +233,7 @@ mod tests {
 
     fn request(body: serde_json::Value) -> Result<Request, String> {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json".parse().unwrap())]);
-        let body = parse(&headers, body.to_string().as_bytes()).map_err(|problem| format!("{problem:?}"))?;
+        let body = body::parse(&headers, body.to_string().as_bytes(), EXAMPLE).map_err(|problem| format!("{problem:?}"))?;
         Asked::new(body, Some("k".into()), &Config::default())
             .and_then(|asked| asked.admit(&Config::default(), Timestamp::UNIX_EPOCH))
             .map_err(|problem| format!("{problem:?}"))

@@ -1,0 +1,122 @@
+//! `GET /keys`, `GET /keys/{id}`: public keys, and what they go by elsewhere.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use serde::{Deserialize, Serialize};
+use tss_mpc::{DerivationPath, PublicKey, Scheme};
+
+use super::problem::{Kind, Problem};
+use crate::service::Shared;
+use crate::store::KeyRecord;
+
+/// `?path=0/1/2`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct At {
+    path: Option<DerivationPath>,
+}
+
+/// All keys of the cluster.
+#[derive(Debug, Serialize)]
+pub struct List {
+    keys: Vec<Key>,
+}
+
+/// A key.
+#[derive(Debug, Serialize)]
+pub struct Key {
+    key: String,
+    epoch: u64,
+    scheme: Scheme,
+    /// How many signers sign.
+    threshold: u8,
+    /// How many there are.
+    signers: u8,
+    /// The root's.
+    public_key: PublicKey,
+    /// The BIP-32 chain code of the root, 64 hex digits: with it, everybody can derive the public keys below.
+    chain_code: String,
+    derived: Derived,
+}
+
+/// The key at a path.
+#[derive(Debug, Serialize)]
+pub struct Derived {
+    path: DerivationPath,
+    public_key: PublicKey,
+    addresses: Addresses,
+}
+
+/// What a public key goes by elsewhere.
+#[derive(Debug, Serialize)]
+pub struct Addresses {
+    /// In mixed case (EIP-55).
+    ethereum: String,
+    /// Pay to public key hash, on the main network: `1…`.
+    bitcoin_p2pkh: String,
+    /// Pay to witness public key hash, on the main network: `bc1q…`. None begins with `bc1p`: those are of Schnorr keys.
+    bitcoin_p2wpkh: String,
+}
+
+/// All keys that are on record, in the order of their ids, each with the key at the path that is asked for.
+pub async fn list(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<At>, QueryRejection>,
+) -> Result<Json<List>, Problem> {
+    let path = path(&shared, query)?;
+    let keys = shared.keys.all().into_iter().map(|record| describe(record, &path)).collect::<Result<_, _>>()?;
+    Ok(Json(List { keys }))
+}
+
+/// One key, with the key at the path that is asked for.
+pub async fn one(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    query: Result<Query<At>, QueryRejection>,
+) -> Result<Json<Key>, Problem> {
+    let path = path(&shared, query)?;
+    let record = shared.keys.get(&id).ok_or(Kind::UnknownKey)?;
+    describe(record, &path).map(Json)
+}
+
+fn path(shared: &Shared, query: Result<Query<At>, QueryRejection>) -> Result<DerivationPath, Problem> {
+    let Query(At { path }) =
+        query.map_err(|rejection| Problem::new(Kind::InvalidRequest, rejection.body_text()))?;
+    Ok(path.unwrap_or_else(|| shared.config.path.clone()))
+}
+
+/// The public key at a path.
+///
+/// # Errors
+/// [`Problem`] when the path derives none, a chance of 2⁻¹²⁷.
+pub fn derive(record: &KeyRecord, path: &DerivationPath) -> Result<PublicKey, Problem> {
+    let derived = record.public_key.derive(&record.chain_code, path);
+    derived.ok_or_else(|| {
+        Problem::new(Kind::InvalidRequest, format!("`path`: {path} derives no key: expected another path"))
+    })
+}
+
+fn describe(record: KeyRecord, path: &DerivationPath) -> Result<Key, Problem> {
+    let derived = derive(&record, path)?;
+    Ok(Key {
+        epoch: record.epoch,
+        scheme: Scheme::EcdsaSecp256k1,
+        threshold: record.threshold.t(),
+        signers: record.threshold.n(),
+        public_key: record.public_key,
+        chain_code: hex::encode(record.chain_code),
+        derived: Derived {
+            path: path.clone(),
+            public_key: derived,
+            addresses: Addresses {
+                ethereum: derived.ethereum_address(),
+                bitcoin_p2pkh: derived.bitcoin_p2pkh_address(),
+                bitcoin_p2wpkh: derived.bitcoin_address(),
+            },
+        },
+        key: record.id,
+    })
+}
