@@ -127,6 +127,11 @@ impl Api {
         Answer::of(self.http.post(format!("{}/verify", self.url)).json(body)).await
     }
 
+    async fn batch(&self, requests: &[Value]) -> Answer {
+        let body = json!({ "requests": requests });
+        Answer::of(self.http.post(format!("{}/sign/batch", self.url)).json(&body)).await
+    }
+
     async fn sign(&self, body: &Value) -> Answer {
         self.sign_with(&[], body.to_string()).await
     }
@@ -648,6 +653,79 @@ async fn every_hash_at_every_path_signs_the_digest_it_stands_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_in_one_body_are_each_what_they_would_be_alone() {
+    let signing = Signing::start(|_| {}).await;
+    let api = &signing.api;
+    let alone = api.sign_once("first", &json!({"message": "one"})).await.id();
+    let requests = [
+        json!({"message": "one", "idempotency_key": "first"}),
+        json!({"message": "two", "idempotency_key": "first"}),
+        json!({"message": "three", "idempotency_key": "second", "path": "7"}),
+        json!({"message": "four"}),
+        json!({"message": "four"}),
+        json!({"message": "five", "hash": "md5"}),
+        json!({"message": "six", "idempotency_key": ""}),
+        json!({"message": "seven", "idempotency_key": 7}),
+        json!({"message": "eight", "key": "other"}),
+        json!(["nine"]),
+        json!(10),
+        json!({}),
+    ];
+    let answer = api.batch(&requests).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let results = answer.body["results"].as_array().unwrap().clone();
+    let codes: Vec<u64> = results.iter().map(|result| result["code"].as_u64().unwrap()).collect();
+    assert_eq!(codes, [200, 422, 201, 201, 201, 422, 422, 422, 422, 422, 422, 422], "{answer:?}");
+    assert_eq!(results[0]["request_id"], json!(alone));
+    let mut ids = BTreeSet::new();
+    for (index, text) in [(2, "three"), (3, "four"), (4, "four")] {
+        assert_eq!(results[index]["status"], "Pending");
+        let id: Uuid = results[index]["request_id"].as_str().unwrap().parse().unwrap();
+        assert!(ids.insert(id), "each is a request of its own");
+        let path = if index == 2 { "7" } else { "0/1/2" };
+        assert_signs(&api.signature(id).await, sha256(text), &derived(path));
+    }
+    for (index, kind, part) in [
+        (1, "idempotency-conflict", "asks for something else"),
+        (5, "invalid-request", "keccak256"),
+        (6, "invalid-request", "`idempotency_key`: expected 1 to 255"),
+        (7, "invalid-request", "`idempotency_key`: expected 1 to 255"),
+        (8, "invalid-request", "no key `other`"),
+        (9, "invalid-request", "expected a JSON object"),
+        (10, "invalid-request", "expected struct"),
+        (11, "invalid-request", "message"),
+    ] {
+        let problem = &results[index]["problem"];
+        assert_eq!(problem["type"], format!("urn:tss-network:problem:{kind}"), "{problem}");
+        assert_eq!(problem["status"], 422);
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
+    }
+    assert_eq!(api.metric("tss_requests_rejected_total{problem=\"idempotency-conflict\"}").await, 1.0);
+    assert_eq!(api.metric("tss_requests_rejected_total{problem=\"invalid-request\"}").await, 7.0);
+    signing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_has_1_to_1000_requests() {
+    let unsigned = Unsigned::start(|_| {}).await;
+    let api = &unsigned.api;
+    let one = json!({"message": "m"});
+    for count in [0, 1001] {
+        let answer = api.batch(&vec![one.clone(); count]).await;
+        answer.assert_problem(422, "invalid-request", &["`requests`", "expected 1 to 1000"]);
+    }
+    let answer = api.batch(&vec![one; 1000]).await;
+    let results = answer.body["results"].as_array().unwrap();
+    let ids: BTreeSet<&str> = results.iter().map(|result| result["request_id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 1000);
+    for body in [json!({}), json!({"requests": 1}), json!({"requests": [], "more": 1}), json!([])] {
+        let answer = Answer::of(api.http.post(format!("{}/sign/batch", api.url)).json(&body)).await;
+        assert_eq!(answer.status, 422, "{answer:?}");
+    }
+    unsigned.manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_told_with_what_they_go_by() {
     let signing = Signing::start(|_| {}).await;
     let api = &signing.api;
@@ -702,9 +780,7 @@ async fn what_was_signed_verifies_and_nothing_else_does() {
     let high = format!("{}{}", part("r"), hex::encode((-s.unwrap()).to_bytes()));
 
     let asked = |signature: &str| json!({"message": "Sunil", "hash": "keccak256", "path": "7", "signature": signature});
-    for signature in
-        [compact.clone(), format!("0x{compact}"), part("der"), with(recid), with(27 + recid)]
-    {
+    for signature in [compact.clone(), format!("0x{compact}"), part("der"), with(recid), with(27 + recid)] {
         let answer = api.verify(&asked(&signature)).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(

@@ -90,7 +90,11 @@ impl Signature {
             _ => (bytes, None),
         };
         let found = Self::from_encoding(encoded, key, digest)?;
-        if recid.is_none_or(|recid| recid == found.recid) { Ok(()) } else { Err(InvalidSignature::RecoveryId) }
+        if recid.is_none_or(|recid| recid == found.recid) {
+            Ok(())
+        } else {
+            Err(InvalidSignature::RecoveryId)
+        }
     }
 
     /// Checks that `key` made this signature over `digest`, that s is low, and that the recovery id

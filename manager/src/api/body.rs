@@ -28,6 +28,14 @@ pub fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8], example: &st
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(Kind::NotJson, "expected the header `content-type: application/json`"));
     }
+    object(body, example)
+}
+
+/// The object in a text.
+///
+/// # Errors
+/// [`Problem`] naming the field, what is wrong with it, and what was expected.
+pub fn object<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Problem> {
     // Serde would read an array as the fields in order.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::new(Kind::InvalidRequest, format!("expected a JSON object, as in {example}")));

@@ -67,7 +67,8 @@ pub async fn list(
     query: Result<Query<At>, QueryRejection>,
 ) -> Result<Json<List>, Problem> {
     let path = path(&shared, query)?;
-    let keys = shared.keys.all().into_iter().map(|record| describe(record, &path)).collect::<Result<_, _>>()?;
+    let keys =
+        shared.keys.all().into_iter().map(|record| describe(record, &path)).collect::<Result<_, _>>()?;
     Ok(Json(List { keys }))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | module | serves |
 //! |---|---|
-//! | [`sign`] | `POST /sign` |
+//! | [`sign`] | `POST /sign`, `/sign/batch` |
 //! | [`keys`] | `GET /keys`, `/keys/{id}` |
 //! | [`verify`] | `POST /verify` |
 //! | [`requests`] | `GET /status/{id}`, `/signature/{id}`, `/signing_result/{id}` |
@@ -44,6 +44,7 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 pub fn router(shared: Arc<Shared>) -> Router {
     let mut routes = Router::new()
         .route("/sign", post(sign::sign))
+        .route("/sign/batch", post(sign::batch))
         .route("/status/{id}", get(requests::status))
         .route("/signature/{id}", get(requests::signature))
         .route("/signing_result/{id}", get(requests::signing_result))

@@ -126,23 +126,34 @@ impl From<SubmitError> for Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            r#type: String,
-            title: &'a str,
-            status: u16,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            detail: Option<String>,
-        }
+/// A problem as JSON.
+#[derive(Debug, Serialize)]
+pub struct Body {
+    r#type: String,
+    title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+impl Problem {
+    /// What is told of it.
+    pub fn into_body(self) -> Body {
         let (status, title) = self.kind.parts();
         let r#type = format!("urn:tss-network:problem:{}", self.kind.as_str());
-        let body = Body { r#type, title, status: status.as_u16(), detail: self.detail };
-        let mut response = (status, axum::Json(body)).into_response();
+        Body { r#type, title, status: status.as_u16(), detail: self.detail }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, _) = self.kind.parts();
+        let retry_after = self.retry_after;
+        let mut response = (status, axum::Json(self.into_body())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

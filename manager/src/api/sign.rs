@@ -1,4 +1,4 @@
-//! `POST /sign`.
+//! `POST /sign`, `/sign/batch`.
 
 use std::sync::Arc;
 
@@ -8,8 +8,10 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tracing::field::{Empty, display};
 use tracing::{Instrument as _, Span};
 use tss_common::approval::{Approval, MAX_APPROVALS};
@@ -21,7 +23,7 @@ use tss_mpc::DerivationPath;
 use uuid::Uuid;
 
 use super::body;
-use super::problem::{Kind, Problem};
+use super::problem::{self, Kind, Problem};
 use crate::service::Shared;
 use crate::store::{Idempotency, Inserted, Progress, Request, State as RequestState};
 
@@ -30,6 +32,15 @@ const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// A body, for those who send something else.
 const EXAMPLE: &str = r#"{"message":"hello"}"#;
+
+/// The same for many.
+const BATCH_EXAMPLE: &str = r#"{"requests":[{"message":"hello"},{"message":"world","idempotency_key":"2"}]}"#;
+
+/// How many requests there may be in one body.
+const MAX_BATCH: usize = 1000;
+
+/// How many of them are accepted at once.
+const BATCH_AT_ONCE: usize = 16;
 
 /// What a caller wants signed.
 #[derive(Clone, Debug, Deserialize)]
@@ -54,6 +65,35 @@ pub struct SignBody {
     pub approvals: Vec<Approval>,
 }
 
+/// Many of them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchBody {
+    /// Each as in [`SignBody`], with an `idempotency_key` of its own, if any. What is wrong with one is said in its place.
+    requests: Vec<Value>,
+}
+
+/// What became of many, in their order.
+#[derive(Debug, Serialize)]
+pub struct BatchResult {
+    results: Vec<BatchItem>,
+}
+
+/// What became of one: what `POST /sign` would have answered.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum BatchItem {
+    Accepted {
+        code: u16,
+        #[serde(flatten)]
+        accepted: Accepted,
+    },
+    Refused {
+        code: u16,
+        problem: problem::Body,
+    },
+}
+
 /// A request that was accepted.
 #[derive(Debug, Serialize)]
 pub struct Accepted {
@@ -69,20 +109,38 @@ pub async fn sign(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
+    let asked = body.map_err(body::unreadable).and_then(|body| ask(&headers, &body, &shared.config));
+    match accept(&shared, traceparent(&headers), asked).await {
+        Ok((status, accepted)) => {
+            let location = [(header::LOCATION, format!("/status/{}", accepted.request_id))];
+            (status, location, Json(accepted)).into_response()
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Accepts what somebody asks for, or counts why not.
+async fn accept(
+    shared: &Shared,
+    caller: Option<TraceParent>,
+    asked: Result<Asked, Problem>,
+) -> Result<(StatusCode, Accepted), Problem> {
     let span = tracing::debug_span!("sign", request = Empty, key = Empty, outcome = Empty);
-    TraceParent::adopt(traceparent(&headers), &span);
+    TraceParent::adopt(caller, &span);
     async {
-        match accept(&shared, &headers, body).await {
-            Ok(response) => {
-                Span::current().record("outcome", "accepted");
-                response
-            }
+        let outcome = match asked {
+            Ok(asked) => submit(shared, asked).await,
+            Err(problem) => Err(problem),
+        };
+        let name = match &outcome {
+            Ok(_) => "accepted",
             Err(problem) => {
                 shared.metrics.rejected.inc(problem.kind());
-                Span::current().record("outcome", problem.kind().as_str());
-                problem.into_response()
+                problem.kind().as_str()
             }
-        }
+        };
+        Span::current().record("outcome", name);
+        outcome
     }
     .instrument(span)
     .await
@@ -95,12 +153,7 @@ fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
     value.to_str().ok()?.parse().ok()
 }
 
-async fn accept(
-    shared: &Arc<Shared>,
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let asked = ask(headers, &body.map_err(body::unreadable)?, &shared.config)?;
+async fn submit(shared: &Shared, asked: Asked) -> Result<(StatusCode, Accepted), Problem> {
     // Whoever asks again is answered first: the time may have passed and the queue be full since then.
     if let Some(idempotency) = &asked.idempotency
         && let Some(existing) = shared.coordinator.find(&idempotency.key).await?
@@ -119,23 +172,63 @@ async fn accept(
     match (shared.coordinator.submit(request).await?, idempotency) {
         // It came between the look and the insertion.
         (Inserted::Existing(existing), Some(idempotency)) => known(&existing, &idempotency),
-        (Inserted::Existing(_) | Inserted::New, _) => Ok(accepted(StatusCode::CREATED, id, "Pending")),
+        (Inserted::Existing(_) | Inserted::New, _) => {
+            Ok((StatusCode::CREATED, Accepted { request_id: id, status: "Pending" }))
+        }
     }
 }
 
 /// The answer to who asks for a request that is there, under its idempotency key.
-fn known(existing: &Request, asked: &Idempotency) -> Result<Response, Problem> {
+fn known(existing: &Request, asked: &Idempotency) -> Result<(StatusCode, Accepted), Problem> {
     if existing.idempotency.as_ref() == Some(asked) {
         Span::current().record("request", display(existing.id));
-        return Ok(accepted(StatusCode::OK, existing.id, existing.progress.state.name()));
+        let accepted = Accepted { request_id: existing.id, status: existing.progress.state.name() };
+        return Ok((StatusCode::OK, accepted));
     }
     let detail = format!("request {} has this key and asks for something else", existing.id);
     Err(Problem::new(Kind::IdempotencyConflict, detail))
 }
 
-fn accepted(status: StatusCode, id: Uuid, state: &'static str) -> Response {
-    let location = [(header::LOCATION, format!("/status/{id}"))];
-    (status, location, Json(Accepted { request_id: id, status: state })).into_response()
+/// Accepts many requests at once, each as `POST /sign` does: 200, and what became of each, in their order.
+pub async fn batch(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<BatchResult>, Problem> {
+    let BatchBody { requests } = body::parse(&headers, &body.map_err(body::unreadable)?, BATCH_EXAMPLE)
+        .inspect_err(|problem| {
+            shared.metrics.rejected.inc(problem.kind());
+        })?;
+    if !(1..=MAX_BATCH).contains(&requests.len()) {
+        let detail = format!("`requests`: {} of them: expected 1 to {MAX_BATCH}", requests.len());
+        shared.metrics.rejected.inc(Kind::InvalidRequest);
+        return Err(Problem::new(Kind::InvalidRequest, detail));
+    }
+    let caller = traceparent(&headers);
+    let one = |item: Value| {
+        let shared = &shared;
+        async move {
+            match accept(shared, caller, ask_one(item, &shared.config)).await {
+                Ok((code, accepted)) => BatchItem::Accepted { code: code.as_u16(), accepted },
+                Err(problem) => {
+                    let problem = problem.into_body();
+                    BatchItem::Refused { code: problem.status, problem }
+                }
+            }
+        }
+    };
+    let results = stream::iter(requests).map(one).buffered(BATCH_AT_ONCE).collect().await;
+    Ok(Json(BatchResult { results }))
+}
+
+/// What one of many asks for.
+fn ask_one(mut item: Value, config: &Config) -> Result<Asked, Problem> {
+    let key = match item.as_object_mut().and_then(|fields| fields.remove("idempotency_key")) {
+        None | Some(Value::Null) => None,
+        Some(Value::String(key)) => Some(check_idempotency_key(&key, "idempotency_key")?),
+        Some(_) => return Err(bad_idempotency_key("idempotency_key")),
+    };
+    Asked::new(body::object(item.to_string().as_bytes(), EXAMPLE)?, key, config)
 }
 
 /// The request that headers and body ask for at this time. Looks at nothing else.
@@ -161,10 +254,23 @@ struct Asked {
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()));
-    let expected =
-        || format!("`idempotency-key`: expected 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters");
-    key.map(|key| Some(key.to_owned())).ok_or_else(|| Problem::new(Kind::InvalidRequest, expected()))
+    let key = value.to_str().map_err(|_| bad_idempotency_key("idempotency-key"))?;
+    check_idempotency_key(key, "idempotency-key").map(Some)
+}
+
+/// A key that a header could hold.
+fn check_idempotency_key(key: &str, place: &str) -> Result<String, Problem> {
+    let visible = key.bytes().all(|byte| (b' '..=b'~').contains(&byte) || byte == b'\t');
+    if visible && (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) {
+        Ok(key.to_owned())
+    } else {
+        Err(bad_idempotency_key(place))
+    }
+}
+
+fn bad_idempotency_key(place: &str) -> Problem {
+    let expected = format!("`{place}`: expected 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters");
+    Problem::new(Kind::InvalidRequest, expected)
 }
 
 fn invalid(detail: String) -> Problem {
@@ -233,7 +339,8 @@ mod tests {
 
     fn request(body: serde_json::Value) -> Result<Request, String> {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json".parse().unwrap())]);
-        let body = body::parse(&headers, body.to_string().as_bytes(), EXAMPLE).map_err(|problem| format!("{problem:?}"))?;
+        let body = body::parse(&headers, body.to_string().as_bytes(), EXAMPLE)
+            .map_err(|problem| format!("{problem:?}"))?;
         Asked::new(body, Some("k".into()), &Config::default())
             .and_then(|asked| asked.admit(&Config::default(), Timestamp::UNIX_EPOCH))
             .map_err(|problem| format!("{problem:?}"))

@@ -65,7 +65,8 @@ pub async fn verify(
     if public_key.is_some() && (key.is_some() || path.is_some()) {
         return Err(invalid("`public_key`: expected either it, or `key` and `path`".into()));
     }
-    let signature = Encoding::Hex.decode(&signature).map_err(|error| invalid(format!("`signature`: {error}")))?;
+    let signature =
+        Encoding::Hex.decode(&signature).map_err(|error| invalid(format!("`signature`: {error}")))?;
     let wish = Wish { message, encoding, hash, key, path, not_after: None };
     let (intent, _) = wish.intent(&shared.config).map_err(invalid)?;
     let public_key = match public_key {
