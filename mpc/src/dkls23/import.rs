@@ -10,27 +10,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::mem;
 
-use dkls23::protocols::Party;
 use dkls23::protocols::dkg::{
     KeepInitMulPhase3to4, KeepInitZeroSharePhase2to3, KeepInitZeroSharePhase3to4, ProofCommitment,
     TransmitInitZeroSharePhase2to4,
 };
+use dkls23::protocols::{Party, PartyIndex};
 use dkls23::utilities::proofs::DLogProof;
 use dkls23::utilities::zero_shares::{Seed, ZeroShare};
-use k256::elliptic_curve::ff::PrimeField;
 use k256::{ProjectivePoint, Scalar, Secp256k1};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::keygen::{PairSetup, confirm, confirmation};
+use super::keygen::{PairSetup, confirm, confirmation, deal, dealt};
 use super::{Correlations, blame, check_parties, parameters, party_index, signer_index};
 use crate::abort::list;
 use crate::key::derivation_root;
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::share::{CoreShare, EngineParts, SecretShare, VERSION};
 use crate::{
-    Abort, ForeignShare, KeygenSetup, PublicKey, Recipient, Scheme, SetupError, ShareDocument, SignerIndex,
+    Abort, Blame, ForeignShare, KeygenSetup, PublicKey, Recipient, Scheme, SetupError, ShareDocument,
+    SignerIndex,
 };
 
 /// Begins what the chain code is a hash of.
@@ -103,9 +103,9 @@ pub(super) struct Import {
     /// Everybody's commitments, our own too.
     commitments: BTreeMap<SignerIndex, Commitments>,
     zero_commitments: Vec<TransmitInitZeroSharePhase2to4>,
-    zero_seeds: BTreeMap<dkls23::protocols::PartyIndex, KeepInitZeroSharePhase2to3>,
-    zero_kept: BTreeMap<dkls23::protocols::PartyIndex, KeepInitZeroSharePhase3to4>,
-    mul_kept: BTreeMap<dkls23::protocols::PartyIndex, KeepInitMulPhase3to4<Secp256k1>>,
+    zero_seeds: BTreeMap<PartyIndex, KeepInitZeroSharePhase2to3>,
+    zero_kept: BTreeMap<PartyIndex, KeepInitZeroSharePhase3to4>,
+    mul_kept: BTreeMap<PartyIndex, KeepInitMulPhase3to4<Secp256k1>>,
     /// What comes out if all agree, and the hash by which they do.
     result: Option<(ShareDocument, [u8; 32])>,
 }
@@ -126,7 +126,7 @@ struct Introduction {
 }
 
 /// What a party broadcasts in round 2.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Commitments {
     /// To the public share of zero and the proof that its secret is known.
     proof: [u8; 32],
@@ -156,14 +156,7 @@ impl Protocol for Import {
             .map_err(|_| Abort::local("no proof was found for the share"))?;
         let mut send = vec![(Recipient::All, encode(&Introduction { claim: self.claim.clone(), proof })?)];
         let fragments = Zeroizing::new(self.party.refresh_complete_phase1());
-        for (to, fragment) in self.setup.threshold.signers().zip(fragments.iter()) {
-            if to == self.setup.index {
-                *self.own_fragment = *fragment;
-            } else {
-                let bytes = Zeroizing::new(<[u8; 32]>::from(fragment.to_bytes()));
-                send.push((Recipient::One(to), encode(&*bytes)?));
-            }
-        }
+        send.extend(deal(&self.setup, &fragments, &mut self.own_fragment)?);
         Ok(send)
     }
 
@@ -208,14 +201,7 @@ impl Import {
                 return Err(Abort::cheating(from, "no proof that it knows its share"));
             }
         }
-        let mut fragments = Zeroizing::new(Vec::with_capacity(self.others.len() + 1));
-        for (from, bytes) in received.decode_direct::<Zeroizing<[u8; 32]>>()? {
-            let fragment = Option::<Scalar>::from(Scalar::from_repr((*bytes).into()));
-            fragments.push(
-                fragment.ok_or_else(|| Abort::cheating(from, "a share that is not below the group order"))?,
-            );
-        }
-        fragments.push(*mem::take(&mut self.own_fragment));
+        let fragments = dealt(received, mem::take(&mut self.own_fragment))?;
 
         let (correction, proof, zero_seeds, zero) =
             self.party.refresh_complete_phase2(self.session(), &fragments);
@@ -262,7 +248,7 @@ impl Import {
         // Nobody cheated who was given a wrong file: no proof against anybody.
         let suspects = groups.into_iter().filter(|(claim, _)| **claim != self.claim);
         let suspects = suspects.flat_map(|(_, signers)| signers).collect();
-        Err(Abort { blame: crate::Blame::Unattributed { suspects }, reason })
+        Err(Abort { blame: Blame::Unattributed { suspects }, reason })
     }
 
     /// Keeps the commitments of round 2, and opens its own.

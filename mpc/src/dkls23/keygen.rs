@@ -149,16 +149,7 @@ impl Protocol for Keygen {
 
     fn start(&mut self) -> Result<Vec<(Recipient, Vec<u8>)>, Abort> {
         let fragments = Zeroizing::new(self.session()?.phase1());
-        let mut send = Vec::with_capacity(self.others.len());
-        for (to, fragment) in self.setup.threshold.signers().zip(fragments.iter()) {
-            if to == self.setup.index {
-                *self.own_fragment = *fragment;
-            } else {
-                let bytes = Zeroizing::new(<[u8; 32]>::from(fragment.to_bytes()));
-                send.push((Recipient::One(to), encode(&*bytes)?));
-            }
-        }
-        Ok(send)
+        deal(&self.setup, &fragments, &mut self.own_fragment)
     }
 
     fn advance(&mut self, round: u8, received: Received) -> Result<Turn<ShareDocument>, Abort> {
@@ -179,14 +170,7 @@ impl Keygen {
 
     /// Sums up the shares of round 1, and commits.
     fn commit(&mut self, received: &Received) -> Result<Turn<ShareDocument>, Abort> {
-        let mut fragments = Zeroizing::new(Vec::with_capacity(received.direct().len() + 1));
-        for (from, bytes) in received.decode_direct::<Zeroizing<[u8; 32]>>()? {
-            let fragment = Option::<Scalar>::from(Scalar::from_repr((*bytes).into()));
-            fragments.push(
-                fragment.ok_or_else(|| Abort::cheating(from, "a share that is not below the group order"))?,
-            );
-        }
-        fragments.push(*mem::take(&mut self.own_fragment));
+        let fragments = dealt(received, mem::take(&mut self.own_fragment))?;
 
         let others = self.others.clone();
         let (proof, zero, derivation) =
@@ -337,6 +321,37 @@ impl Keygen {
         confirm(own, received)?;
         Ok(Turn::done(document))
     }
+}
+
+/// The messages that take the values of a polynomial to the other signers; its own goes to `own`.
+pub(super) fn deal(
+    setup: &KeygenSetup,
+    fragments: &[Scalar],
+    own: &mut Scalar,
+) -> Result<Vec<(Recipient, Vec<u8>)>, Abort> {
+    let mut send = Vec::with_capacity(fragments.len());
+    for (to, fragment) in setup.threshold.signers().zip(fragments) {
+        if to == setup.index {
+            *own = *fragment;
+        } else {
+            let bytes = Zeroizing::new(<[u8; 32]>::from(fragment.to_bytes()));
+            send.push((Recipient::One(to), encode(&*bytes)?));
+        }
+    }
+    Ok(send)
+}
+
+/// What the others have dealt to this signer, and what it has itself.
+pub(super) fn dealt(received: &Received, own: Zeroizing<Scalar>) -> Result<Zeroizing<Vec<Scalar>>, Abort> {
+    let mut fragments = Zeroizing::new(Vec::with_capacity(received.direct().len() + 1));
+    for (from, bytes) in received.decode_direct::<Zeroizing<[u8; 32]>>()? {
+        let fragment = Option::<Scalar>::from(Scalar::from_repr((*bytes).into()));
+        fragments.push(
+            fragment.ok_or_else(|| Abort::cheating(from, "a share that is not below the group order"))?,
+        );
+    }
+    fragments.push(*own);
+    Ok(fragments)
 }
 
 /// A hash of everything that all parties must have in common.
