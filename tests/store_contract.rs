@@ -55,6 +55,7 @@ fn request(holder: Uuid) -> Request {
         intent,
         message: b"hello".to_vec(),
         approvals: approvals.into(),
+        requester: Some("somebody".into()),
         idempotency: None,
         created_at: at(0),
         deadline: at(60),

@@ -1034,6 +1034,7 @@ mod tests {
             },
             message: Vec::new(),
             approvals: Vec::new(),
+            requester: None,
             idempotency: Some(Idempotency { key: "once".into(), body_hash: [7; 32] }),
             created_at: now,
             deadline: now,

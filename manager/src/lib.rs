@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | the REST API |
+//! | [`auth`] | who may use it |
 //! | [`coordinator`] | drives each request to its end |
 //! | [`window`] | how many attempts may be under way at the same time |
 //! | [`presence`] | which signers are alive, and which of them sign next |
@@ -13,7 +14,9 @@
 //! | [`metrics`] | what is counted |
 
 pub mod api;
+pub mod auth;
 pub mod coordinator;
+mod file;
 pub mod keys;
 pub mod metrics;
 pub mod presence;

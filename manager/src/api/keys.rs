@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use serde::{Deserialize, Serialize};
 use tss_mpc::{DerivationPath, PublicKey, Scheme};
 
 use super::problem::{Kind, Problem};
+use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::KeyRecord;
 
@@ -64,23 +65,34 @@ pub struct Addresses {
 /// All keys that are on record, in the order of their ids, each with the key at the path that is asked for.
 pub async fn list(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<At>, QueryRejection>,
 ) -> Result<Json<List>, Problem> {
     let path = path(&shared, query)?;
-    let keys =
-        shared.keys.all().into_iter().map(|record| describe(record, &path)).collect::<Result<_, _>>()?;
+    let seen = shared.keys.all().into_iter().filter(|record| caller.may_use_key(&record.id));
+    let keys = seen.map(|record| describe(record, &path)).collect::<Result<_, _>>()?;
     Ok(Json(List { keys }))
 }
 
 /// One key, with the key at the path that is asked for.
 pub async fn one(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     query: Result<Query<At>, QueryRejection>,
 ) -> Result<Json<Key>, Problem> {
     let path = path(&shared, query)?;
-    let record = shared.keys.get(&id).ok_or(Kind::UnknownKey)?;
+    let record = find(&shared, &caller, &id)?;
     describe(record, &path).map(Json)
+}
+
+/// The key of this id. One that the caller is not to use is as if it were not there.
+///
+/// # Errors
+/// [`Kind::UnknownKey`].
+pub fn find(shared: &Shared, caller: &Caller, id: &str) -> Result<KeyRecord, Problem> {
+    let found = shared.keys.get(id).filter(|_| caller.may_use_key(id));
+    found.ok_or_else(|| Kind::UnknownKey.into())
 }
 
 fn path(shared: &Shared, query: Result<Query<At>, QueryRejection>) -> Result<DerivationPath, Problem> {

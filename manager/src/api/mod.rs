@@ -21,7 +21,9 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
+use crate::auth::Need;
 use crate::service::Shared;
 use problem::{Kind, Problem};
 
@@ -40,23 +42,32 @@ pub const MAX_BODY: usize = 1 << 20;
 /// longest wait that can be asked for.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long a client may pause within a body.
+const PAUSE: Duration = Duration::from_secs(10);
+
 /// The API's routes. Metrics are among them unless they have a port of their own: see [`watchers`].
 pub fn router(shared: Arc<Shared>) -> Router {
-    let mut routes = Router::new()
-        .route("/sign", post(sign::sign))
-        .route("/sign/batch", post(sign::batch))
+    let sign = Router::new().route("/sign", post(sign::sign)).route("/sign/batch", post(sign::batch));
+    let see = Router::new()
         .route("/status/{id}", get(requests::status))
         .route("/signature/{id}", get(requests::signature))
-        .route("/signing_result/{id}", get(requests::signing_result))
+        .route("/signing_result/{id}", get(requests::signing_result));
+    let any = Router::new()
         .route("/keys", get(keys::list))
         .route("/keys/{id}", get(keys::one))
-        .route("/verify", post(verify::verify))
+        .route("/verify", post(verify::verify));
+    let mut read = Router::new();
+    if shared.config.manager_metrics_port.is_none() {
+        read = read.route("/metrics", get(health::metrics));
+    }
+    let guarded = [(Need::Sign, sign), (Need::See, see), (Need::Any, any), (Need::Read, read)];
+    let open = Router::new()
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz));
-    if shared.config.manager_metrics_port.is_none() {
-        routes = routes.route("/metrics", get(health::metrics));
-    }
+    let routes = guarded.into_iter().fold(open, |routes, (need, group)| {
+        routes.merge(group.layer(from_fn_with_state((shared.clone(), need), guard)))
+    });
     served(routes, shared)
 }
 
@@ -74,11 +85,27 @@ fn served(routes: Router<Arc<Shared>>, shared: Arc<Shared>) -> Router {
     routes
         .method_not_allowed_fallback(|| async { Problem::from(Kind::MethodNotAllowed) })
         .fallback(|| async { Problem::from(Kind::NoSuchRoute) })
+        .layer(RequestBodyTimeoutLayer::new(PAUSE))
         .layer(from_fn(limit_time))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(shared.clone(), count))
         .with_state(shared)
+}
+
+/// Lets in who may do what the routes behind it take.
+async fn guard(
+    State((shared, need)): State<(Arc<Shared>, Need)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match shared.gate.admit(request.headers(), need).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(away) => Problem::from(away).into_response(),
+    }
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tss_common::labels;
 use tss_common::telemetry::Label as _;
 
+use crate::auth::{Refusal, TurnedAway};
 use crate::coordinator::SubmitError;
 use crate::store::StoreError;
 
@@ -17,6 +18,12 @@ labels! {
         NoSuchRoute = "no-such-route",
         /// The path is, with another method.
         MethodNotAllowed = "method-not-allowed",
+        /// Nobody is let in without a token that is accepted.
+        Unauthenticated = "unauthenticated",
+        /// The token does not allow it.
+        Forbidden = "forbidden",
+        /// The caller calls too often.
+        RateLimited = "rate-limited",
         /// The id is not a UUID.
         MalformedId = "malformed-id",
         /// No request has this id.
@@ -52,6 +59,11 @@ impl Kind {
         match self {
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, "No such route"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
+            Self::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, "A bearer token is needed, and none was accepted")
+            }
+            Self::Forbidden => (StatusCode::FORBIDDEN, "The token does not allow this"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "Too many calls"),
             Self::MalformedId => (StatusCode::BAD_REQUEST, "The request id is not a UUID"),
             Self::UnknownRequest => (StatusCode::NOT_FOUND, "No request has this id"),
             Self::UnknownKey => (StatusCode::NOT_FOUND, "No key of this id is on record"),
@@ -126,6 +138,19 @@ impl From<SubmitError> for Problem {
     }
 }
 
+/// Why is not for the caller: the same words whatever it was.
+impl From<TurnedAway> for Problem {
+    fn from(away: TurnedAway) -> Self {
+        let kind = match away.refusal {
+            Refusal::Scope | Refusal::Limits => Kind::Forbidden,
+            Refusal::Rate => Kind::RateLimited,
+            Refusal::NoKeys => Kind::Unavailable,
+            _ => Kind::Unauthenticated,
+        };
+        Self { retry_after: away.retry_after, ..kind.into() }
+    }
+}
+
 /// A problem as JSON.
 #[derive(Debug, Serialize)]
 pub struct Body {
@@ -149,10 +174,14 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, _) = self.kind.parts();
-        let retry_after = self.retry_after;
+        let (kind, retry_after) = (self.kind, self.retry_after);
         let mut response = (status, axum::Json(self.into_body())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        // RFC 6750, 3. Whether there was a token is left open, too.
+        if kind == Kind::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tss\""));
+        }
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use tss_mpc::{PublicKey, Quorum, Signature};
 use uuid::Uuid;
 
 use super::problem::{Kind, Problem};
+use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::{Request, State as RequestState};
 
@@ -96,9 +97,10 @@ impl RequestState {
 /// How far a request is: attempts, quorum, and the reason if it failed.
 pub async fn status(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Status>, Problem> {
-    let request = find(&shared, &id, Duration::ZERO).await?;
+    let request = find(&shared, &caller, &id, Duration::ZERO).await?;
     let reason = match &request.progress.state {
         RequestState::Failed { reason, .. } => Some(reason.clone()),
         _ => None,
@@ -115,12 +117,14 @@ pub async fn status(
 /// The signature: 200 once there is one, 202 before, 409 if there will be none. Waits up to `wait`.
 pub async fn signature(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     query: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(Wait { wait }) =
         query.map_err(|rejection| Problem::new(Kind::InvalidRequest, rejection.body_text()))?;
-    let request = find(&shared, &id, wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?).await?;
+    let request =
+        find(&shared, &caller, &id, wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?).await?;
     match &request.progress.state {
         RequestState::Completed { signature, public_key, .. } => {
             Ok(Json(signed(&request, signature, public_key)?).into_response())
@@ -136,9 +140,10 @@ pub async fn signature(
 /// The result in the first network's shape.
 pub async fn signing_result(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<SigningResult>, Problem> {
-    let request = find(&shared, &id, Duration::ZERO).await?;
+    let request = find(&shared, &caller, &id, Duration::ZERO).await?;
     let signature = match &request.progress.state {
         RequestState::Completed { signature, public_key, .. } => {
             let (x, y) = public_key.coordinates();
@@ -162,15 +167,22 @@ pub async fn signing_result(
     }))
 }
 
-async fn find(shared: &Shared, id: &str, patience: Duration) -> Result<Arc<Request>, Problem> {
+/// The request of this id. One that the caller may not see is as if it were not there.
+async fn find(
+    shared: &Shared,
+    caller: &Caller,
+    id: &str,
+    patience: Duration,
+) -> Result<Arc<Request>, Problem> {
     let id = Uuid::try_parse(id).map_err(|_| {
         Problem::new(Kind::MalformedId, "expected a UUID like 550e8400-e29b-41d4-a716-446655440000")
     })?;
-    let request = match patience {
-        Duration::ZERO => shared.coordinator.get(id).await?,
-        patience => shared.coordinator.wait(id, patience).await?,
-    };
-    request.ok_or_else(|| Kind::UnknownRequest.into())
+    let mut found = shared.coordinator.get(id).await?.filter(|request| caller.may_see(request));
+    let waits = patience > Duration::ZERO;
+    if waits && found.as_ref().is_some_and(|request| !request.progress.state.is_finished()) {
+        found = shared.coordinator.wait(id, patience).await?;
+    }
+    found.ok_or_else(|| Kind::UnknownRequest.into())
 }
 
 /// `10s` or `500ms`, up to [`MAX_WAIT`].

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt as _, stream};
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::body;
 use super::problem::{self, Kind, Problem};
+use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::{Idempotency, Inserted, Progress, Request, State as RequestState};
 
@@ -106,11 +107,12 @@ pub struct Accepted {
 /// Accepts a request: 201, or 200 if the idempotency key was used for the same one before.
 pub async fn sign(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let asked = body.map_err(body::unreadable).and_then(|body| ask(&headers, &body, &shared.config));
-    match accept(&shared, traceparent(&headers), asked).await {
+    match accept(&shared, &caller, traceparent(&headers), asked).await {
         Ok((status, accepted)) => {
             let location = [(header::LOCATION, format!("/status/{}", accepted.request_id))];
             (status, location, Json(accepted)).into_response()
@@ -122,14 +124,15 @@ pub async fn sign(
 /// Accepts what somebody asks for, or counts why not.
 async fn accept(
     shared: &Shared,
-    caller: Option<TraceParent>,
+    caller: &Caller,
+    parent: Option<TraceParent>,
     asked: Result<Asked, Problem>,
 ) -> Result<(StatusCode, Accepted), Problem> {
     let span = tracing::debug_span!("sign", request = Empty, key = Empty, outcome = Empty);
-    TraceParent::adopt(caller, &span);
+    TraceParent::adopt(parent, &span);
     async {
         let outcome = match asked {
-            Ok(asked) => submit(shared, asked).await,
+            Ok(asked) => submit(shared, caller, asked).await,
             Err(problem) => Err(problem),
         };
         let name = match &outcome {
@@ -153,7 +156,9 @@ fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
     value.to_str().ok()?.parse().ok()
 }
 
-async fn submit(shared: &Shared, asked: Asked) -> Result<(StatusCode, Accepted), Problem> {
+async fn submit(shared: &Shared, caller: &Caller, asked: Asked) -> Result<(StatusCode, Accepted), Problem> {
+    let asked = asked.by(caller);
+    shared.gate.check_limits(caller, &asked.intent.key, &asked.intent.path)?;
     // Whoever asks again is answered first: the time may have passed and the queue be full since then.
     if let Some(idempotency) = &asked.idempotency
         && let Some(existing) = shared.coordinator.find(&idempotency.key).await?
@@ -192,6 +197,7 @@ fn known(existing: &Request, asked: &Idempotency) -> Result<(StatusCode, Accepte
 /// Accepts many requests at once, each as `POST /sign` does: 200, and what became of each, in their order.
 pub async fn batch(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<BatchResult>, Problem> {
@@ -204,11 +210,13 @@ pub async fn batch(
         shared.metrics.rejected.inc(Kind::InvalidRequest);
         return Err(Problem::new(Kind::InvalidRequest, detail));
     }
-    let caller = traceparent(&headers);
+    // The first is counted already.
+    shared.gate.spend(&caller, u32::try_from(requests.len()).unwrap_or(u32::MAX).saturating_sub(1))?;
+    let parent = traceparent(&headers);
     let one = |item: Value| {
-        let shared = &shared;
+        let (shared, caller) = (&shared, &caller);
         async move {
-            match accept(shared, caller, ask_one(item, &shared.config)).await {
+            match accept(shared, caller, parent, ask_one(item, &shared.config)).await {
                 Ok((code, accepted)) => BatchItem::Accepted { code: code.as_u16(), accepted },
                 Err(problem) => {
                     let problem = problem.into_body();
@@ -249,6 +257,7 @@ struct Asked {
     intent: Intent,
     message: Vec<u8>,
     approvals: Vec<Approval>,
+    requester: Option<String>,
     idempotency: Option<Idempotency>,
 }
 
@@ -283,18 +292,32 @@ impl Asked {
         let wish = Wish { message, encoding, hash, key, path, not_after };
         let (intent, message) = wish.intent(config).map_err(invalid)?;
         let idempotency = idempotency_key.map(|key| Idempotency { key, body_hash: intent.hash() });
-        Ok(Self { intent, message, approvals, idempotency })
+        Ok(Self { intent, message, approvals, requester: None, idempotency })
+    }
+
+    /// The same, as this caller's. Each has idempotency keys of its own, or one could find out another's requests.
+    fn by(mut self, caller: &Caller) -> Self {
+        if let Some(subject) = caller.subject() {
+            self.requester = Some(subject.to_owned());
+            // Neither part contains a line break.
+            self.idempotency = self.idempotency.map(|Idempotency { key, body_hash }| Idempotency {
+                key: format!("{subject}\n{key}"),
+                body_hash,
+            });
+        }
+        self
     }
 
     /// The request, if it can be had at this time.
     fn admit(self, config: &Config, now: Timestamp) -> Result<Request, Problem> {
-        let Self { intent, message, approvals, idempotency } = self;
+        let Self { intent, message, approvals, requester, idempotency } = self;
         intent.check_time(now).map_err(invalid)?;
         check_approvals(&approvals, &intent).map_err(invalid)?;
         let timeout = SignedDuration::try_from(config.signing_timeout()).unwrap_or(SignedDuration::MAX);
         let deadline = now.saturating_add(timeout).unwrap_or(Timestamp::MAX);
         Ok(Request {
             id: Uuid::new_v4(),
+            requester,
             idempotency,
             created_at: now,
             deadline: intent.not_after.map_or(deadline, |time| time.min(deadline)),

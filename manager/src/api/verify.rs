@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use tss_common::intent::{Encoding, HashAlgorithm, Wish};
@@ -13,6 +13,7 @@ use tss_mpc::{DerivationPath, PublicKey, Signature};
 
 use super::problem::{Kind, Problem};
 use super::{body, keys};
+use crate::auth::Caller;
 use crate::service::Shared;
 
 /// A body, for those who send something else.
@@ -56,6 +57,7 @@ pub struct Verified {
 /// Checks a signature against a key of the cluster, or any other.
 pub async fn verify(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Verified>, Problem> {
@@ -71,7 +73,7 @@ pub async fn verify(
     let (intent, _) = wish.intent(&shared.config).map_err(invalid)?;
     let public_key = match public_key {
         Some(public_key) => public_key,
-        None => keys::derive(&shared.keys.get(&intent.key).ok_or(Kind::UnknownKey)?, &intent.path)?,
+        None => keys::derive(&keys::find(&shared, &caller, &intent.key)?, &intent.path)?,
     };
     let outcome = Signature::check_encoding(&signature, &public_key, &intent.digest);
     Ok(Json(Verified {

@@ -133,6 +133,8 @@ struct Asked {
     message: Vec<u8>,
     #[serde(default)]
     approvals: Vec<Approval>,
+    #[serde(default)]
+    requester: Option<String>,
     idempotency: Option<Idempotency>,
     created_at: Timestamp,
     deadline: Timestamp,
@@ -207,6 +209,7 @@ impl Rows {
             intent: asked.intent,
             message: asked.message,
             approvals: asked.approvals,
+            requester: asked.requester,
             idempotency: asked.idempotency,
             created_at: asked.created_at,
             deadline: asked.deadline,
@@ -420,6 +423,7 @@ impl Store for EmbeddedStore {
             intent: request.intent.clone(),
             message: request.message.clone(),
             approvals: request.approvals.clone(),
+            requester: request.requester.clone(),
             idempotency: request.idempotency.clone(),
             created_at: request.created_at,
             deadline: request.deadline,

@@ -35,6 +35,9 @@ pub struct Request {
     /// Who approved the intent.
     #[serde(default)]
     pub approvals: Vec<Approval>,
+    /// Whose request it is, where callers have to say who they are.
+    #[serde(default)]
+    pub requester: Option<String>,
     /// What the caller named it by, so that asking twice signs once.
     pub idempotency: Option<Idempotency>,
     /// When it was accepted.

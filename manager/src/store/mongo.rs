@@ -82,6 +82,8 @@ struct Stored {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     approvals: Vec<Approval>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    requester: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency: Option<Idempotency>,
     created_at: Time,
     deadline: Time,
@@ -162,6 +164,7 @@ impl From<&Request> for Stored {
             intent: request.intent.clone(),
             message: Binary { subtype: BinarySubtype::Generic, bytes: request.message.clone() },
             approvals: request.approvals.clone(),
+            requester: request.requester.clone(),
             idempotency: request.idempotency.clone(),
             created_at: Time(request.created_at),
             deadline: Time(request.deadline),
@@ -182,6 +185,7 @@ impl From<Stored> for Request {
             intent: stored.intent,
             message: stored.message.bytes,
             approvals: stored.approvals,
+            requester: stored.requester,
             idempotency: stored.idempotency,
             created_at: stored.created_at.0,
             deadline: stored.deadline.0,
