@@ -7,6 +7,7 @@
 //! | [`coordinator`] | drives each request to its end |
 //! | [`window`] | how many attempts may be under way at the same time |
 //! | [`presence`] | which signers are alive, and which of them sign next |
+//! | [`pulse`] | how requests have ended lately |
 //! | [`keys`] | the cluster's keys, as they are on record |
 //! | [`store`] | where requests are kept |
 //! | [`service`] | a manager as a whole: its parts, started and stopped |
@@ -20,6 +21,7 @@ mod file;
 pub mod keys;
 pub mod metrics;
 pub mod presence;
+pub mod pulse;
 mod server;
 pub mod service;
 pub mod store;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -93,6 +94,8 @@ pub struct Shared {
     pub coordinator: Arc<Coordinator>,
     /// Lets callers in.
     pub gate: Gate,
+    /// One for each request that may be followed.
+    pub streams: Arc<Semaphore>,
     store: Arc<dyn Store>,
 }
 
@@ -127,6 +130,7 @@ impl Manager {
         );
         let results = bus.subscribe(Address::Results, IN_FLIGHT).await?;
         let notices = bus.subscribe(Address::Presence, IN_FLIGHT).await?;
+        let streams = Arc::new(Semaphore::new(api::events::MAX_STREAMS));
         let reader = Reader::new(&config.cluster, roster);
         let shared = Arc::new(Shared {
             config,
@@ -138,6 +142,7 @@ impl Manager {
             presence,
             coordinator,
             gate,
+            streams,
             store,
         });
         let manager = Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };

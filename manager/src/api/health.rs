@@ -68,7 +68,7 @@ pub fn is_well(shared: &Shared) -> bool {
 }
 
 /// The live signers of the key on record. Those of another key are of no use.
-fn usable_signers(shared: &Shared) -> Vec<SignerIndex> {
+pub fn usable_signers(shared: &Shared) -> Vec<SignerIndex> {
     let Some(key) = shared.keys.get(&shared.config.key) else { return Vec::new() };
     let live = shared.presence.live().into_iter();
     live.filter(|heartbeat| heartbeat.key.public_key == key.public_key)
@@ -113,6 +113,7 @@ pub async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
-fn bus_is_up(shared: &Shared) -> bool {
+/// Whether the bus can be reached.
+pub fn bus_is_up(shared: &Shared) -> bool {
     *shared.bus.state().borrow() == BusState::Up
 }

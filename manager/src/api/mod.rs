@@ -6,6 +6,9 @@
 //! | [`keys`] | `GET /keys`, `/keys/{id}` |
 //! | [`verify`] | `POST /verify` |
 //! | [`requests`] | `GET /status/{id}`, `/signature/{id}`, `/signing_result/{id}` |
+//! | [`listing`] | `GET /requests`, `/requests/{id}` |
+//! | [`events`] | `GET /requests/{id}/events` |
+//! | [`overview`] | `GET /overview` |
 //! | [`health`] | `GET /health`, `/livez`, `/readyz`, `/metrics`; the last three also on a port of their own |
 //! | [`body`] | what the bodies of all have in common |
 //! | [`problem`] | every answer that is not what was asked for |
@@ -28,8 +31,11 @@ use crate::service::Shared;
 use problem::{Kind, Problem};
 
 pub mod body;
+pub mod events;
 pub mod health;
 pub mod keys;
+pub mod listing;
+pub mod overview;
 pub mod problem;
 pub mod requests;
 pub mod sign;
@@ -51,16 +57,20 @@ pub fn router(shared: Arc<Shared>) -> Router {
     let see = Router::new()
         .route("/status/{id}", get(requests::status))
         .route("/signature/{id}", get(requests::signature))
-        .route("/signing_result/{id}", get(requests::signing_result));
+        .route("/signing_result/{id}", get(requests::signing_result))
+        .route("/requests/{id}", get(listing::one))
+        .route("/requests/{id}/events", get(events::events));
+    let admin = Router::new().route("/requests", get(listing::list));
     let any = Router::new()
         .route("/keys", get(keys::list))
         .route("/keys/{id}", get(keys::one))
         .route("/verify", post(verify::verify));
-    let mut read = Router::new();
+    let mut read = Router::new().route("/overview", get(overview::overview));
     if shared.config.manager_metrics_port.is_none() {
         read = read.route("/metrics", get(health::metrics));
     }
-    let guarded = [(Need::Sign, sign), (Need::See, see), (Need::Any, any), (Need::Read, read)];
+    let guarded =
+        [(Need::Sign, sign), (Need::See, see), (Need::Any, any), (Need::Read, read), (Need::Admin, admin)];
     let open = Router::new()
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))

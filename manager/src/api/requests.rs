@@ -82,36 +82,30 @@ pub struct Wait {
     wait: Option<String>,
 }
 
-impl RequestState {
-    /// The name, as it stands in answers.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Pending => "Pending",
-            Self::InProgress => "InProgress",
-            Self::Completed { .. } => "Completed",
-            Self::Failed { .. } => "Failed",
-        }
-    }
-}
-
 /// How far a request is: attempts, quorum, and the reason if it failed.
 pub async fn status(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Status>, Problem> {
-    let request = find(&shared, &caller, &id, Duration::ZERO).await?;
-    let reason = match &request.progress.state {
-        RequestState::Failed { reason, .. } => Some(reason.clone()),
-        _ => None,
-    };
-    Ok(Json(Status {
-        request_id: request.id,
-        status: request.progress.state.name(),
-        attempts: request.progress.attempts,
-        quorum: request.progress.quorum.clone(),
-        reason,
-    }))
+    Ok(Json(Status::of(&*find(&shared, &caller, &id).await?)))
+}
+
+impl Status {
+    /// How far this one is.
+    pub fn of(request: &Request) -> Self {
+        let reason = match &request.progress.state {
+            RequestState::Failed { reason, .. } => Some(reason.clone()),
+            _ => None,
+        };
+        Self {
+            request_id: request.id,
+            status: request.progress.state.name(),
+            attempts: request.progress.attempts,
+            quorum: request.progress.quorum.clone(),
+            reason,
+        }
+    }
 }
 
 /// The signature: 200 once there is one, 202 before, 409 if there will be none. Waits up to `wait`.
@@ -123,8 +117,12 @@ pub async fn signature(
 ) -> Result<Response, Problem> {
     let Query(Wait { wait }) =
         query.map_err(|rejection| Problem::new(Kind::InvalidRequest, rejection.body_text()))?;
-    let request =
-        find(&shared, &caller, &id, wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?).await?;
+    let patience = wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?;
+    let mut request = find(&shared, &caller, &id).await?;
+    if patience > Duration::ZERO && !request.progress.state.is_finished() {
+        let waited = shared.coordinator.wait(request.id, patience).await?;
+        request = waited.ok_or(Kind::UnknownRequest)?;
+    }
     match &request.progress.state {
         RequestState::Completed { signature, public_key, .. } => {
             Ok(Json(signed(&request, signature, public_key)?).into_response())
@@ -143,7 +141,7 @@ pub async fn signing_result(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<SigningResult>, Problem> {
-    let request = find(&shared, &caller, &id, Duration::ZERO).await?;
+    let request = find(&shared, &caller, &id).await?;
     let signature = match &request.progress.state {
         RequestState::Completed { signature, public_key, .. } => {
             let (x, y) = public_key.coordinates();
@@ -168,20 +166,14 @@ pub async fn signing_result(
 }
 
 /// The request of this id. One that the caller may not see is as if it were not there.
-async fn find(
-    shared: &Shared,
-    caller: &Caller,
-    id: &str,
-    patience: Duration,
-) -> Result<Arc<Request>, Problem> {
+///
+/// # Errors
+/// [`Problem`] when it is malformed or unknown, or the store does not answer.
+pub async fn find(shared: &Shared, caller: &Caller, id: &str) -> Result<Arc<Request>, Problem> {
     let id = Uuid::try_parse(id).map_err(|_| {
         Problem::new(Kind::MalformedId, "expected a UUID like 550e8400-e29b-41d4-a716-446655440000")
     })?;
-    let mut found = shared.coordinator.get(id).await?.filter(|request| caller.may_see(request));
-    let waits = patience > Duration::ZERO;
-    if waits && found.as_ref().is_some_and(|request| !request.progress.state.is_finished()) {
-        found = shared.coordinator.wait(id, patience).await?;
-    }
+    let found = shared.coordinator.get(id).await?.filter(|request| caller.may_see(request));
     found.ok_or_else(|| Kind::UnknownRequest.into())
 }
 

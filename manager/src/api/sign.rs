@@ -321,7 +321,7 @@ impl Asked {
             idempotency,
             created_at: now,
             deadline: intent.not_after.map_or(deadline, |time| time.min(deadline)),
-            progress: Progress { attempts: 0, quorum: None, state: RequestState::Pending },
+            progress: Progress { attempts: 0, quorum: None, begun_at: None, state: RequestState::Pending },
             lease: crate::store::Lease { holder: Uuid::nil(), until: now },
             intent,
             message,
