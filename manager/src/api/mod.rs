@@ -9,27 +9,37 @@
 //! | [`health`] | `GET /health`, `/livez`, `/readyz`, `/metrics`; the last three also on a port of their own |
 //! | [`body`] | what the bodies of all have in common |
 //! | [`problem`] | every answer that is not what was asked for |
+//! | [`docs`] | `GET /openapi.json`, `/docs`: what all this is, for programs and for people |
+//! | [`document`] | what the document of the API says beside what each route declares of itself |
+//! | [`schema`] | how values of other crates stand in it |
+//!
+//! A route is declared once, by `#[utoipa::path]` at its handler; the router and the document are made of that.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::service::Shared;
+use docs::Document;
 use problem::{Kind, Problem};
 
 pub mod body;
+pub mod docs;
+pub mod document;
 pub mod health;
 pub mod keys;
 pub mod problem;
 pub mod requests;
+pub mod schema;
 pub mod sign;
 pub mod verify;
 
@@ -40,33 +50,41 @@ pub const MAX_BODY: usize = 1 << 20;
 /// longest wait that can be asked for.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The API's routes. Metrics are among them unless they have a port of their own: see [`watchers`].
+/// The API's routes.
 pub fn router(shared: Arc<Shared>) -> Router {
-    let mut routes = Router::new()
-        .route("/sign", post(sign::sign))
-        .route("/sign/batch", post(sign::batch))
-        .route("/status/{id}", get(requests::status))
-        .route("/signature/{id}", get(requests::signature))
-        .route("/signing_result/{id}", get(requests::signing_result))
-        .route("/keys", get(keys::list))
-        .route("/keys/{id}", get(keys::one))
-        .route("/verify", post(verify::verify))
-        .route("/health", get(health::health))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz));
-    if shared.config.manager_metrics_port.is_none() {
-        routes = routes.route("/metrics", get(health::metrics));
-    }
-    served(routes, shared)
+    let (routes, declared) = routes(shared.config.manager_metrics_port.is_none()).split_for_parts();
+    let document = Document::new(&document::complete(declared));
+    served(routes.layer(Extension(document)), shared)
+}
+
+/// The API's routes with their declarations. Metrics are among them unless they have a port of their own: see
+/// [`watchers`].
+fn routes(metrics: bool) -> OpenApiRouter<Arc<Shared>> {
+    let routes = OpenApiRouter::with_openapi(document::begin())
+        .routes(routes!(sign::sign))
+        .routes(routes!(sign::batch))
+        .routes(routes!(requests::status))
+        .routes(routes!(requests::signature))
+        .routes(routes!(requests::signing_result))
+        .routes(routes!(keys::list))
+        .routes(routes!(keys::one))
+        .routes(routes!(verify::verify))
+        .routes(routes!(health::health))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::page))
+        .routes(routes!(docs::file));
+    if metrics { routes.routes(routes!(health::metrics)) } else { routes }
 }
 
 /// The routes of `manager_metrics_port`: for those who watch a manager, and must not have anything signed.
 pub fn watchers(shared: Arc<Shared>) -> Router {
-    let routes = Router::new()
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics));
-    served(routes, shared)
+    let routes = OpenApiRouter::default()
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics));
+    served(routes.into(), shared)
 }
 
 /// What holds for every route.
