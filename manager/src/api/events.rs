@@ -4,14 +4,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures::{Stream, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::problem::{Kind, Problem};
-use super::requests::{Status, find};
+use super::requests::{Id, Status, find};
 use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::Request;
@@ -34,13 +34,28 @@ struct Followed {
     _permit: OwnedSemaphorePermit,
 }
 
-/// How far a request is, now and whenever that changes, until it has ended.
+/// How far a request is, as it changes
+///
+/// Server-sent events (HTML, 9.2): `event: status` with the JSON of `GET /status/{id}` in `data`, one at once and one at
+/// each change. The last one says that the request has ended, and ends the stream.
+#[utoipa::path(
+    get,
+    path = "/requests/{id}/events",
+    operation_id = "events",
+    tag = "watching",
+    security(("bearer" = ["read"]), ("bearer" = ["sign"])),
+    params(("id" = Uuid, Path, description = "The request's id.")),
+    responses((status = 200, description = "The events.", content_type = "text/event-stream", body = String)),
+    extensions(("x-problems" = json!([
+        Kind::MalformedId, Kind::UnknownRequest, Kind::Unavailable, Kind::Overloaded,
+    ]))),
+)]
 pub async fn events(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Id,
 ) -> Result<Response, Problem> {
-    let request = find(&shared, &caller, &id).await?;
+    let request = find(&shared, &caller, id).await?;
     let permit = shared.streams.clone().try_acquire_owned().map_err(|_| {
         Problem::new(Kind::Overloaded, format!("{MAX_STREAMS} requests are followed already")).retry_after(5)
     })?;

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Query, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tss_common::intent::HashAlgorithm;
 use tss_mpc::{DerivationPath, Quorum};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::problem::{Kind, Problem};
-use super::requests::find;
+use super::requests::{Id, find};
+use super::schema;
 use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::{Filter, Place, Request, State as RequestState};
@@ -24,62 +26,82 @@ const PAGE: usize = 50;
 const MAX_PAGE: usize = 200;
 
 /// A request in one line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Summary {
     request_id: Uuid,
+    #[schema(value_type = schema::RequestStatus)]
     status: &'static str,
     key: String,
+    #[schema(value_type = schema::DerivationPath)]
     path: DerivationPath,
+    #[schema(value_type = schema::HashAlgorithm)]
     hash: HashAlgorithm,
+    /// When it was accepted.
+    #[schema(value_type = schema::Time)]
     created_at: Timestamp,
+    /// When it ended, if it has.
+    #[schema(value_type = Option<schema::Time>, required)]
     finished_at: Option<Timestamp>,
+    /// How many attempts were begun.
     attempts: u32,
+    /// The signers of the last one.
+    #[schema(value_type = Option<schema::Quorum>, required)]
     quorum: Option<Quorum>,
+    /// Why it failed, if it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
 /// One of a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Row {
     #[serde(flatten)]
     summary: Summary,
-    /// 64 hex digits.
+    /// What is signed.
+    #[schema(value_type = schema::Hex32)]
     digest: String,
     /// Who asked for it, where callers have to say who they are.
+    #[schema(required)]
     requested_by: Option<String>,
 }
 
 /// Some of the requests, the newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RequestList)]
 pub struct List {
     requests: Vec<Row>,
     /// The `cursor` to go on with, if there may be more.
+    #[schema(required)]
     next: Option<String>,
 }
 
 /// A request, and what happened to it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Request)]
 pub struct Story {
     #[serde(flatten)]
     summary: Summary,
-    /// 64 hex digits.
+    /// What is signed.
+    #[schema(value_type = schema::Hex32)]
     digest: String,
     /// By when it ends.
+    #[schema(value_type = schema::Time)]
     deadline: Timestamp,
     timeline: Vec<Happening>,
 }
 
 /// Something that happened to a request.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Happening {
+    /// When.
+    #[schema(value_type = schema::Time)]
     at: Timestamp,
     #[serde(flatten)]
     event: Event,
 }
 
 /// What it was.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
     /// It was stored and acknowledged.
@@ -89,6 +111,7 @@ pub enum Event {
         /// Which one, from 1.
         attempt: u32,
         /// Who was to sign.
+        #[schema(value_type = Option<schema::Quorum>)]
         quorum: Option<Quorum>,
     },
     /// It was signed.
@@ -101,18 +124,23 @@ pub enum Event {
 }
 
 /// Which requests are wanted.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Wanted {
     /// Those in this state.
+    #[param(value_type = Option<schema::RequestStatus>)]
     status: Option<String>,
     /// Those of this key.
     key: Option<String>,
     /// Those accepted then or later.
+    #[param(value_type = Option<schema::Time>)]
     created_after: Option<Timestamp>,
     /// Those accepted earlier.
+    #[param(value_type = Option<schema::Time>)]
     created_before: Option<Timestamp>,
-    /// How many: 1 to 200, 50 where absent.
+    /// How many.
+    #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<usize>,
     /// `next` of the answer before.
     cursor: Option<String>,
@@ -140,7 +168,20 @@ impl Summary {
     }
 }
 
-/// The requests that are kept, the newest first, as far as the caller may know of their keys.
+/// All requests
+///
+/// Those that are kept, the newest first, as far as the caller may use their keys and paths: an answer can be shorter than
+/// `limit`, and `next` says whether there may be more.
+#[utoipa::path(
+    get,
+    path = "/requests",
+    operation_id = "list_requests",
+    tag = "watching",
+    security(("bearer" = ["admin"])),
+    params(Wanted),
+    responses((status = 200, description = "Some of them.", body = List)),
+    extensions(("x-problems" = json!([Kind::InvalidRequest, Kind::Unavailable]))),
+)]
 pub async fn list(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
@@ -161,13 +202,25 @@ pub async fn list(
     Ok(Json(List { requests: seen.collect(), next: listed.next.map(write_cursor) }))
 }
 
-/// One request, with what happened to it.
+/// One request
+///
+/// With what happened to it.
+#[utoipa::path(
+    get,
+    path = "/requests/{id}",
+    operation_id = "request",
+    tag = "watching",
+    security(("bearer" = ["read"]), ("bearer" = ["sign"])),
+    params(("id" = Uuid, Path, description = "The request's id.")),
+    responses((status = 200, description = "The request.", body = Story)),
+    extensions(("x-problems" = json!([Kind::MalformedId, Kind::UnknownRequest, Kind::Unavailable]))),
+)]
 pub async fn one(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Id,
 ) -> Result<Json<Story>, Problem> {
-    let request = find(&shared, &caller, &id).await?;
+    let request = find(&shared, &caller, id).await?;
     let progress = &request.progress;
     let mut timeline = vec![Happening { at: request.created_at, event: Event::Accepted }];
     if let Some(at) = progress.begun_at {

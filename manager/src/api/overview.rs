@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tss_common::version;
 use tss_mpc::SignerIndex;
+use utoipa::ToSchema;
 
 use super::health;
 use super::listing::Summary;
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
+use super::schema;
 use crate::auth::Caller;
 use crate::pulse;
 use crate::service::Shared;
@@ -21,59 +23,80 @@ use crate::store::Filter;
 const RECENT: usize = 50;
 
 /// How the cluster is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Overview {
     cluster: String,
     version: &'static str,
+    #[schema(value_type = schema::Time)]
     now: Timestamp,
-    /// `ok` when a signature can be made now, else `unavailable`.
+    #[schema(value_type = schema::Wellness)]
     status: &'static str,
-    /// `up` or `down`.
+    #[schema(value_type = schema::PartState)]
     store: &'static str,
+    #[schema(value_type = schema::PartState)]
     bus: &'static str,
     /// How many signers are needed.
     threshold: u8,
     signers: Vec<Signer>,
     /// The keys that the caller may use.
     keys: Vec<String>,
-    /// Requests that this manager drives, and how many of them are being signed.
+    /// How many requests this manager drives.
     unfinished: i64,
+    /// How many of them are being signed.
     active: i64,
     series: Series,
+    /// The newest requests, at most 50.
     recent: Vec<Summary>,
 }
 
 /// A signer, as this manager has heard of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Signer {
+    #[schema(value_type = schema::SignerIndex)]
     signer: SignerIndex,
     live: bool,
     /// Whether it lives and holds the key on record.
     usable: bool,
     /// When it spoke last, by its own clock.
+    #[schema(value_type = Option<schema::Time>, required)]
     heard_at: Option<Timestamp>,
 }
 
-/// How requests ended at this manager, in steps.
-#[derive(Debug, Serialize)]
+/// How requests ended at this manager in the last ten minutes, in steps, the oldest first. The last one is not over.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Series {
     step_seconds: u64,
     points: Vec<Point>,
 }
 
 /// A step.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Point {
     /// When it began.
+    #[schema(value_type = schema::Time)]
     at: Timestamp,
     completed: u64,
     failed: u64,
-    /// Seconds from acceptance to signature: the median and the 99th percentile.
+    /// The median of the seconds from acceptance to signature; null where nothing was signed.
+    #[schema(required)]
     p50: Option<f64>,
+    /// The 99th percentile of the same.
+    #[schema(required)]
     p99: Option<f64>,
 }
 
-/// How the cluster is, and what it does.
+/// The cluster at a glance
+///
+/// Whether it can sign, which signers live, what this manager has done lately, and the newest requests that the caller may
+/// see.
+#[utoipa::path(
+    get,
+    path = "/overview",
+    tag = "watching",
+    security(("bearer" = ["read"])),
+    responses((status = 200, description = "How it is.", body = Overview)),
+    extensions(("x-problems" = json!([Kind::Unavailable]))),
+)]
 pub async fn overview(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,

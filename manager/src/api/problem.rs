@@ -2,10 +2,12 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tss_common::labels;
 use tss_common::telemetry::Label as _;
+use utoipa::ToSchema;
 
+use super::schema;
 use crate::auth::{Refusal, TurnedAway};
 use crate::coordinator::SubmitError;
 use crate::store::StoreError;
@@ -55,7 +57,7 @@ labels! {
 
 impl Kind {
     /// Status and title.
-    fn parts(self) -> (StatusCode, &'static str) {
+    pub fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, "No such route"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
@@ -82,6 +84,20 @@ impl Kind {
             Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "The request took too long"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         }
+    }
+}
+
+impl Kind {
+    /// Its `type`.
+    pub fn urn(self) -> String {
+        format!("urn:tss-network:problem:{}", self.as_str())
+    }
+}
+
+/// As its name.
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -152,13 +168,19 @@ impl From<TurnedAway> for Problem {
 }
 
 /// A problem as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub struct Body {
+    /// Which kind it is. Never changes, so that programs can tell them apart.
+    #[schema(value_type = schema::ProblemType)]
     r#type: String,
+    /// The kind in words.
     title: &'static str,
     /// The HTTP status.
     pub status: u16,
+    /// What was wrong and what was expected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     detail: Option<String>,
 }
 
@@ -166,8 +188,7 @@ impl Problem {
     /// What is told of it.
     pub fn into_body(self) -> Body {
         let (status, title) = self.kind.parts();
-        let r#type = format!("urn:tss-network:problem:{}", self.kind.as_str());
-        Body { r#type, title, status: status.as_u16(), detail: self.detail }
+        Body { r#type: self.kind.urn(), title, status: status.as_u16(), detail: self.detail }
     }
 }
 

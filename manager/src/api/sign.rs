@@ -20,10 +20,11 @@ use tss_common::intent::{Encoding, HashAlgorithm, Intent, Wish};
 use tss_common::telemetry::Label as _;
 use tss_common::trace::TraceParent;
 use tss_mpc::DerivationPath;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::body;
 use super::problem::{self, Kind, Problem};
+use super::{body, schema};
 use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::{Idempotency, Inserted, Progress, Request, State as RequestState};
@@ -44,67 +45,129 @@ const MAX_BATCH: usize = 1000;
 const BATCH_AT_ONCE: usize = 16;
 
 /// What a caller wants signed.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignBody {
     /// The message, in `encoding`.
     pub message: String,
     /// How the message is written.
     #[serde(default)]
+    #[schema(value_type = schema::MessageEncoding)]
     pub encoding: Encoding,
     /// How it becomes the digest that is signed.
     #[serde(default)]
+    #[schema(value_type = schema::HashAlgorithm)]
     pub hash: HashAlgorithm,
     /// Which key signs; the configured one where absent.
     pub key: Option<String>,
     /// Which derived key signs; the configured one where absent.
+    #[schema(value_type = Option<schema::DerivationPath>)]
     pub path: Option<DerivationPath>,
     /// When the wish lapses.
+    #[schema(value_type = Option<schema::Time>)]
     pub not_after: Option<Timestamp>,
     /// Who approved it. No part of what is asked for: a retry with other approvals is the same request.
     #[serde(default)]
+    #[schema(value_type = Vec<schema::Approval>, max_items = 32)]
     pub approvals: Vec<Approval>,
 }
 
 /// Many of them.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchBody {
-    /// Each as in [`SignBody`], with an `idempotency_key` of its own, if any. What is wrong with one is said in its place.
+    /// Each a body of `POST /sign`, with an `idempotency_key` of its own, if any. What is wrong with one is said in its
+    /// place, and harms no other.
+    #[schema(value_type = Vec<schema::BatchRequest>, min_items = 1, max_items = 1000)]
     requests: Vec<Value>,
 }
 
 /// What became of many, in their order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct BatchResult {
+    #[schema(min_items = 1, max_items = 1000)]
     results: Vec<BatchItem>,
 }
 
 /// What became of one: what `POST /sign` would have answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum BatchItem {
     Accepted {
+        /// The status.
         code: u16,
         #[serde(flatten)]
         accepted: Accepted,
     },
     Refused {
+        /// The status.
         code: u16,
         problem: problem::Body,
     },
 }
 
 /// A request that was accepted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Accepted {
     /// Its id.
     pub request_id: Uuid,
     /// How far it is.
+    #[schema(value_type = schema::RequestStatus)]
     pub status: &'static str,
 }
 
-/// Accepts a request: 201, or 200 if the idempotency key was used for the same one before.
+/// The header that tells a retry from a new request.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it only stands in the document")]
+struct Retry {
+    /// What tells a retry from a new request: 1 to 255 visible ASCII characters.
+    #[param(
+        rename = "Idempotency-Key",
+        pattern = "^[!-~]([\\t -~]{0,253}[!-~])?$",
+        example = "invoice-2041"
+    )]
+    idempotency_key: Option<String>,
+}
+
+/// The header of the W3C's Trace Context.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it only stands in the document")]
+struct Trace {
+    /// The caller's span (W3C Trace Context): those of the request become its children. Anything else in its place is
+    /// no error.
+    #[param(example = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
+    traceparent: Option<String>,
+}
+
+/// Ask for a signature
+///
+/// The request is stored before it is answered: once accepted, it is never lost. With an `Idempotency-Key`, asking again
+/// for the same gives the same request, even when its `not_after` has passed or the manager is full.
+#[utoipa::path(
+    post,
+    path = "/sign",
+    tag = "signing",
+    security(("bearer" = ["sign"])),
+    params(Retry, Trace),
+    request_body = SignBody,
+    responses(
+        (status = 201, description = "The request is accepted.", body = Accepted,
+            headers(("Location" = String, description = "Where its status is: `/status/{id}`.")), links(
+                ("status" = (operation_id = "status", parameters(("id" = "$response.body#/request_id")))),
+                ("signature" = (operation_id = "signature", parameters(("id" = "$response.body#/request_id")))),
+                ("signing_result" = (operation_id = "signing_result",
+                    parameters(("id" = "$response.body#/request_id")))),
+            )),
+        (status = 200, description = "The idempotency key was used for the same request before; this is how far it is.",
+            body = Accepted, headers(("Location" = String, description = "Where its status is: `/status/{id}`.")), links(
+                ("status" = (operation_id = "status", parameters(("id" = "$response.body#/request_id")))),
+                ("signature" = (operation_id = "signature", parameters(("id" = "$response.body#/request_id")))),
+            )),
+    ),
+    extensions(("x-problems" = json!([Kind::IdempotencyConflict, Kind::Unavailable, Kind::Overloaded]))),
+)]
 pub async fn sign(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
@@ -194,7 +257,23 @@ fn known(existing: &Request, asked: &Idempotency) -> Result<(StatusCode, Accepte
     Err(Problem::new(Kind::IdempotencyConflict, detail))
 }
 
-/// Accepts many requests at once, each as `POST /sign` does: 200, and what became of each, in their order.
+/// Ask for many signatures
+///
+/// 1 to 1000 requests in one body. Each is accepted or refused by itself, as `POST /sign` would: `results` are in the
+/// order of `requests`, each with the `code` that it would have been answered with.
+#[utoipa::path(
+    post,
+    path = "/sign/batch",
+    tag = "signing",
+    security(("bearer" = ["sign"])),
+    params(Trace),
+    request_body = BatchBody,
+    responses(
+        (status = 200, description = "What became of each.", body = BatchResult, links(
+            ("status" = (operation_id = "status", parameters(("id" = "$response.body#/results/0/request_id")))),
+        )),
+    ),
+)]
 pub async fn batch(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,

@@ -10,9 +10,10 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use tss_common::intent::{Encoding, HashAlgorithm, Wish};
 use tss_mpc::{DerivationPath, PublicKey, Signature};
+use utoipa::ToSchema;
 
 use super::problem::{Kind, Problem};
-use super::{body, keys};
+use super::{body, keys, schema};
 use crate::auth::Caller;
 use crate::service::Shared;
 
@@ -20,41 +21,61 @@ use crate::service::Shared;
 const EXAMPLE: &str = r#"{"message":"hello","signature":"3045…"}"#;
 
 /// What a caller wants to know.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyBody {
     /// The message, in `encoding`.
     message: String,
     /// How the message is written.
     #[serde(default)]
+    #[schema(value_type = schema::MessageEncoding)]
     encoding: Encoding,
     /// How it became the digest that was signed.
     #[serde(default)]
+    #[schema(value_type = schema::HashAlgorithm)]
     hash: HashAlgorithm,
     /// In hex: r and s (64 bytes), r, s and v or recid (65 bytes), or DER.
+    #[schema(pattern = "^(0x)?([0-9A-Fa-f]{2})*$")]
     signature: String,
     /// Whose signature it should be; where absent, that of `key` at `path`.
+    #[schema(value_type = Option<schema::PublicKey>)]
     public_key: Option<PublicKey>,
     /// Which of the cluster's keys; the configured one where absent.
     key: Option<String>,
     /// Which derived key; the configured one where absent.
+    #[schema(value_type = Option<schema::DerivationPath>)]
     path: Option<DerivationPath>,
 }
 
 /// What is known of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Verified {
     /// Whether the key made this signature over this digest, with a low s (BIP-62, EIP-2).
     valid: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<String>,
+    /// Whose signature it is, or should be.
+    #[schema(value_type = schema::PublicKey)]
     public_key: PublicKey,
-    /// 64 hex digits.
+    /// What it should be a signature of.
+    #[schema(value_type = schema::Hex32)]
     digest: String,
 }
 
-/// Checks a signature against a key of the cluster, or any other.
+/// Check a signature
+///
+/// Against a key of the cluster, named by `key` and `path`, or against any other, given as `public_key`.
+#[utoipa::path(
+    post,
+    path = "/verify",
+    tag = "keys",
+    security(("bearer" = [])),
+    request_body = VerifyBody,
+    responses((status = 200, description = "Whether it is valid, and why not.", body = Verified)),
+    extensions(("x-problems" = json!([Kind::UnknownKey]))),
+)]
 pub async fn verify(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
