@@ -26,6 +26,7 @@ use crate::service::Shared;
 use problem::{Kind, Problem};
 
 pub mod body;
+pub mod console;
 pub mod health;
 pub mod keys;
 pub mod problem;
@@ -53,7 +54,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/verify", post(verify::verify))
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz));
+        .route("/readyz", get(health::readyz))
+        .merge(console::routes());
     if shared.config.manager_metrics_port.is_none() {
         routes = routes.route("/metrics", get(health::metrics));
     }

@@ -204,14 +204,14 @@ export class Plot {
     if (newest === undefined) return [];
     const last = this.points.length - 1;
     const first = newest - (SLOTS - 1) * this.span;
-    const most = Math.max(Math.floor(this.room() / 76), 1);
-    const every = [15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400]
+    const most = Math.max(Math.floor(this.room() / 62), 1);
+    const every = [15, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400]
       .map((seconds) => seconds * 1000)
       .find((step) => (SLOTS * this.span) / step <= most);
     const ticks = [];
     for (let time = Math.ceil(first / every) * every; time <= newest; time += every) {
       const place = x(last - (newest - time) / this.span);
-      if (place < MARGIN.left + 16 || place > MARGIN.left + this.room() - 14) continue;
+      if (place > MARGIN.left + this.room() - 16) continue; // it would be cut off
       ticks.push(
         s("line", { class: "base", x1: place, x2: place, y1: HEIGHT - MARGIN.bottom, y2: HEIGHT - MARGIN.bottom + 4 }),
         s("text", { class: "tick", x: place, y: HEIGHT - 6, "text-anchor": "middle" }, timeOfDay(time, every < 60_000)),
