@@ -211,7 +211,8 @@ function state() {
     if (able < threshold || faults.length === 0) faults.push(enough);
     [look, headline] = ["bad", "Cannot sign"];
     const why = listed(faults);
-    explanation = `${why[0].toUpperCase()}${why.slice(1)}. Requests are kept until they can be signed or their deadline passes.`;
+    const meanwhile = store === "up" && bus === "up" ? "kept until they can be signed or their deadline passes" : "refused";
+    explanation = `${why[0].toUpperCase()}${why.slice(1)}. Meanwhile new requests are ${meanwhile}.`;
   } else if (missing.length > 0) {
     look = "warn";
     headline = `Ready, without ${missing.length === 1 ? "signer" : "signers"} ${listed(missing)}`;

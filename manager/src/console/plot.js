@@ -52,6 +52,7 @@ export class Plot {
     this.summaryText.id = `${id}-summary`;
     this.body = h("tbody");
     this.table = h("details", { ontoggle: () => this.tabulate() }, h("summary", {}, "As a table"), this.sheet());
+    figure.setAttribute("aria-labelledby", `${id}-title`);
     figure.replaceChildren(
       h("figcaption", { class: "panel-head" }, h("h2", { id: `${id}-title` }, this.title), this.when),
       h("div", { class: "legend" }, legend),
@@ -73,8 +74,10 @@ export class Plot {
   }
 
   show(points, step) {
-    this.points = points.map((point) => ({ ...point, time: Date.parse(point.at) }));
     this.span = step * 1000;
+    const timed = points.map((point) => ({ ...point, time: Date.parse(point.at) }));
+    const newest = timed.at(-1)?.time;
+    this.points = timed.filter(({ time }) => time > newest - SLOTS * this.span);
     say(this.summaryText, points.length > 0 ? this.summary(points, step) : this.nothing);
     this.draw();
     this.tabulate();
@@ -100,9 +103,9 @@ export class Plot {
   point(event) {
     if (this.points.length === 0) return;
     const left = event.clientX - this.slider.getBoundingClientRect().left - MARGIN.left;
-    const slot = Math.floor((left / this.room()) * SLOTS) - (SLOTS - this.points.length);
-    const index = Math.min(Math.max(slot, 0), this.points.length - 1);
-    this.pick(this.points[index].time);
+    const time = this.points.at(-1).time - (SLOTS - 0.5 - (left / this.room()) * SLOTS) * this.span;
+    const distance = (point) => Math.abs(point.time - time);
+    this.pick(this.points.reduce((best, point) => (distance(point) < distance(best) ? point : best)).time);
   }
 
   step(event) {
@@ -172,9 +175,10 @@ export class Plot {
     this.drawing.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     const values = this.points.map((point) => this.top(point));
     const ticks = niceTicks(Math.max(...values, 0), this.whole);
+    const newest = this.points.at(-1)?.time;
     const scale = {
-      // The middle of a point's slot. The newest is at the right edge.
-      x: (index) => MARGIN.left + ((SLOTS - this.points.length + index + 0.5) / SLOTS) * this.room(),
+      // The middle of the slot of a time. The newest is at the right edge.
+      x: (time) => MARGIN.left + ((SLOTS - 0.5 - (newest - time) / this.span) / SLOTS) * this.room(),
       y: (value) => HEIGHT - MARGIN.bottom - (value / ticks.at(-1)) * (HEIGHT - MARGIN.top - MARGIN.bottom),
       slot: this.room() / SLOTS,
     };
@@ -202,7 +206,6 @@ export class Plot {
   times({ x }) {
     const newest = this.points.at(-1)?.time;
     if (newest === undefined) return [];
-    const last = this.points.length - 1;
     const first = newest - (SLOTS - 1) * this.span;
     const most = Math.max(Math.floor(this.room() / 62), 1);
     const every = [15, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400]
@@ -210,7 +213,7 @@ export class Plot {
       .find((step) => (SLOTS * this.span) / step <= most);
     const ticks = [];
     for (let time = Math.ceil(first / every) * every; time <= newest; time += every) {
-      const place = x(last - (newest - time) / this.span);
+      const place = x(time);
       if (place > MARGIN.left + this.room() - 16) continue; // it would be cut off
       ticks.push(
         s("line", { class: "base", x1: place, x2: place, y1: HEIGHT - MARGIN.bottom, y2: HEIGHT - MARGIN.bottom + 4 }),
@@ -230,7 +233,7 @@ export class Plot {
         if (point[field] === 0) return "";
         // Even one failure among many is seen.
         const height = Math.max(y(from) - y(below[i]), 2);
-        const left = x(i) - slot / 2 + gap / 2;
+        const left = x(point.time) - slot / 2 + gap / 2;
         return `M${round(left)} ${round(y(from))}v${round(-height)}h${round(slot - gap)}v${round(height)}z`;
       });
       return s("path", { class: `column ${look}`, d: path.join("") });
@@ -242,21 +245,23 @@ export class Plot {
     const chosen = this.points[this.index()];
     return this.series.flatMap(({ field, look }) => {
       let path = "";
-      let drawing = false;
-      this.points.forEach((point, i) => {
-        if (point[field] !== null) path += `${drawing ? "L" : "M"}${round(x(i))} ${round(y(point[field]))}${drawing ? "" : "h0"}`;
-        drawing = point[field] !== null;
-      });
+      let last = -Infinity;
+      for (const { time, [field]: value } of this.points) {
+        if (value === null) continue;
+        const place = `${round(x(time))} ${round(y(value))}`;
+        path += time - last < 1.5 * this.span ? `L${place}` : `M${place}h0`;
+        last = time;
+      }
       const line = s("path", { class: `line ${look}`, d: path });
       if (this.chosen === null || !chosen || chosen[field] === null) return [line];
-      return [line, s("circle", { class: `dot ${look}`, cx: x(this.index()), cy: y(chosen[field]), r: 3.5 })];
+      return [line, s("circle", { class: `dot ${look}`, cx: x(chosen.time), cy: y(chosen[field]), r: 3.5 })];
     });
   }
 
   cursor({ x, slot }) {
     if (this.chosen === null || this.points.length === 0) return [];
     const width = Math.max(slot, 1);
-    const left = x(this.index()) - width / 2;
+    const left = x(this.points[this.index()].time) - width / 2;
     return [s("rect", { class: "cursor", x: left, y: MARGIN.top, width, height: HEIGHT - MARGIN.top - MARGIN.bottom })];
   }
 }
