@@ -66,7 +66,7 @@ const drawer = new Drawer({
     table.mark(null);
     table.focus(id);
   },
-  refused: prompt,
+  refused: unknown,
 });
 
 // Both plots are read at the same time.
@@ -102,13 +102,16 @@ function later(milliseconds) {
 
 function failed(error) {
   stale(true);
+  title("no answer");
   if (error instanceof Refusal && error.status === 401) {
-    notice("The manager wants a bearer token.", ["Enter a token", prompt]);
-    prompt();
+    title("token wanted");
+    notice("The manager wants a bearer token.", ["Enter a token", unknown]);
+    unknown();
     return;
   }
   if (error instanceof Refusal && error.status === 403) {
-    notice("This token lacks the scope read, which this page needs.", ["Use another token", prompt]);
+    title("another token wanted");
+    notice("This token lacks the scope read, which this page needs.", ["Use another token", () => prompt()]);
     return;
   }
   silences += 1;
@@ -116,7 +119,6 @@ function failed(error) {
   const since = answered ? ` since ${moment(answered)}. Below is what it said then.` : ".";
   const is = error instanceof Refusal ? `The manager answers with an error (${error.message})` : "The manager does not answer";
   notice(`${is}${since}`, ["Try now", poll]);
-  title("no answer");
   later(pause);
 }
 
@@ -138,12 +140,17 @@ function stale(is) {
 
 // ---- The token. ----
 
-function prompt() {
+// Asks for one, and says what is wrong with the one there is.
+function prompt(wrong = "") {
   const dialog = byId("prompt");
   if (dialog.open) return;
-  say(byId("prompt-error"), token.get() ? "The manager does not accept the token it was given: it may have expired." : "");
+  say(byId("prompt-error"), wrong);
   byId("prompt-token").value = "";
   dialog.showModal();
+}
+
+function unknown() {
+  prompt(token.get() ? "The manager does not accept this token. It may have expired." : "");
 }
 
 byId("prompt-form").addEventListener("submit", (event) => {
