@@ -178,6 +178,8 @@ async fn it_fits_a_narrow_screen_and_is_dark_and_still_where_that_is_preferred()
             open(browser, &network.url).await;
             browser.until_said("#rows", "Completed").await;
             assert_no_sideways_scroll(browser).await;
+            let cells = "[...document.querySelectorAll('#rows td')].every((cell) => cell.clientWidth > 0)";
+            assert_eq!(browser.run(&format!("return {cells}")).await, true, "each cell of a row is seen");
             browser.picture(&format!("narrow-{scheme}")).await;
 
             let brightness = "return getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).map(Number)";

@@ -236,6 +236,7 @@ function state() {
 }
 
 function signers() {
+  document.querySelector(".state").classList.toggle("many", overview.signers.length > 5);
   keyed(
     byId("signers"),
     overview.signers,
@@ -249,7 +250,7 @@ function signers() {
     },
     (card, { live, usable, heard_at }) => {
       card.className = live && usable ? "good" : live ? "warn" : "bad";
-      say(card.word, live && usable ? "live" : live ? "live, with another key" : "silent");
+      say(card.word, live && usable ? "live" : live ? "has another key" : "silent");
       if (heard_at === null) {
         card.time = null;
         say(card.heard, "not heard yet");

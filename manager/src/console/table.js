@@ -1,7 +1,7 @@
 // The recent requests, newest first, and the choice of which of them.
 
 import { byId, h, keyed, s, say } from "./dom.js";
-import { age, count, duration, listed, setAge } from "./words.js";
+import { age, count, duration, setAge } from "./words.js";
 
 // The states of a request, as the manager names them, with their words.
 export const STATES = { Pending: "Pending", InProgress: "In progress", Completed: "Completed", Failed: "Failed" };
@@ -27,7 +27,7 @@ export function badge(state) {
 export function quorum(members, signers) {
   if (!members) return h("span", { class: "quiet" }, "–");
   const dots = signers.length > 9 ? [] : signers.map((signer) => h("i", { class: members.includes(signer) ? "in" : "" }));
-  return h("span", { class: "quorum" }, h("span", { class: "dots", "aria-hidden": "true" }, dots), listed(members));
+  return h("span", { class: "quorum" }, h("span", { class: "dots", "aria-hidden": "true" }, dots), members.join(", "));
 }
 
 // How long a request took, or null while it is unfinished.
@@ -103,8 +103,10 @@ export class Table {
     const [status, , key, path, , lasted, attempts, members] = row.cells;
     status.replaceChildren(badge(request.status));
     status.title = request.reason ?? "";
-    say(key, request.key);
-    say(path, request.path);
+    for (const [cell, text] of [[key, request.key], [path, request.path]]) {
+      say(cell, text);
+      cell.title = text; // whole, where it is cut off
+    }
     const seconds = took(request);
     say(lasted, seconds === null ? "–" : duration(seconds));
     say(attempts, count(request.attempts));

@@ -33,13 +33,15 @@ export function listed(items) {
   return `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
 }
 
+// Between a number and its unit no line ends.
+
 // A duration in seconds with two or three digits that matter.
 export function duration(seconds) {
   const milliseconds = seconds * 1000;
-  if (milliseconds < 9.95) return `${round(milliseconds, 1)} ms`;
-  if (milliseconds < 999.5) return `${round(milliseconds, 0)} ms`;
-  if (seconds < 9.995) return `${round(seconds, 2)} s`;
-  if (seconds < 59.95) return `${round(seconds, 1)} s`;
+  if (milliseconds < 9.95) return `${round(milliseconds, 1)}\u00a0ms`;
+  if (milliseconds < 999.5) return `${round(milliseconds, 0)}\u00a0ms`;
+  if (seconds < 9.995) return `${round(seconds, 2)}\u00a0s`;
+  if (seconds < 59.95) return `${round(seconds, 1)}\u00a0s`;
   return span(seconds);
 }
 
@@ -50,10 +52,10 @@ function round(number, digits) {
 // A duration in seconds, coarsely: `42 s`, `3 min`, `2 h`, `5 d`.
 export function span(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min`;
-  if (whole < 172_800) return `${Math.floor(whole / 3600)} h`;
-  return `${integer.format(Math.floor(whole / 86_400))} d`;
+  if (whole < 60) return `${whole}\u00a0s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}\u00a0min`;
+  if (whole < 172_800) return `${Math.floor(whole / 3600)}\u00a0h`;
+  return `${integer.format(Math.floor(whole / 86_400))}\u00a0d`;
 }
 
 export function ago(seconds) {
