@@ -19,7 +19,7 @@ let overview = null;
 let answered = null;
 let silences = 0;
 let next = null;
-let asking = null;
+let asking = false;
 
 const plots = [
   new Plot(byId("throughput"), {
@@ -80,19 +80,20 @@ async function poll() {
   clearTimeout(next);
   // One question at a time, and none that nobody looks at.
   if (asking || document.hidden) return;
-  asking = new AbortController();
+  asking = true;
   try {
-    overview = await ask("overview", asking.signal);
-    answered = Date.now();
-    silences = 0;
-    notice(null);
-    show();
-    later(EVERY);
+    overview = await ask("overview");
   } catch (error) {
     failed(error);
+    return;
   } finally {
-    asking = null;
+    asking = false;
   }
+  answered = Date.now();
+  silences = 0;
+  later(EVERY);
+  notice(null);
+  show();
 }
 
 function later(milliseconds) {

@@ -4,7 +4,7 @@ import { byId, h, keyed, s, say } from "./dom.js";
 import { age, count, duration, setAge } from "./words.js";
 
 // The states of a request, as the manager names them, with their words.
-export const STATES = { Pending: "Pending", InProgress: "In progress", Completed: "Completed", Failed: "Failed" };
+const STATES = { Pending: "Pending", InProgress: "In progress", Completed: "Completed", Failed: "Failed" };
 
 const MARKS = {
   Pending: "M8 3.2a4.8 4.8 0 1 0 0 9.6a4.8 4.8 0 1 0 0-9.6",
