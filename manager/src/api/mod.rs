@@ -9,6 +9,7 @@
 //! | [`listing`] | `GET /requests`, `/requests/{id}` |
 //! | [`events`] | `GET /requests/{id}/events` |
 //! | [`overview`] | `GET /overview` |
+//! | [`console`] | `GET /console`: a page for people |
 //! | [`health`] | `GET /health`, `/livez`, `/readyz`, `/metrics`; the last three also on a port of their own |
 //! | [`body`] | what the bodies of all have in common |
 //! | [`problem`] | every answer that is not what was asked for |
@@ -38,6 +39,7 @@ use docs::Document;
 use problem::{Kind, Problem};
 
 pub mod body;
+pub mod console;
 pub mod docs;
 pub mod document;
 pub mod events;
@@ -67,7 +69,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     let guarded = |need: Need, group: Routes| group.layer(from_fn_with_state((shared.clone(), need), guard));
     let (routes, declared) = routes(metrics, guarded).split_for_parts();
     let document = Document::new(&document::complete(declared));
-    served(routes.layer(Extension(document)), shared)
+    served(routes.layer(Extension(document)).merge(console::routes()), shared)
 }
 
 /// Routes with their declarations.
