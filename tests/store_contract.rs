@@ -23,7 +23,8 @@ use tss_common::intent::{HashAlgorithm, Intent};
 use tss_manager::store::embedded::EmbeddedStore;
 use tss_manager::store::mongo::MongoStore;
 use tss_manager::store::{
-    Idempotency, Inserted, KeyRecord, Lease, OPERATION_TIMEOUT, Progress, Request, State, Store, StoreError,
+    Filter, Idempotency, Inserted, KeyRecord, Lease, Listed, OPERATION_TIMEOUT, Progress, Request, State,
+    Store, StoreError,
 };
 use tss_mpc::{PublicKey, Quorum, Signature, SignerIndex, Threshold};
 use uuid::Uuid;
@@ -586,6 +587,85 @@ async fn throughput(store: SharedStore) {
 }
 
 /// Runs each of these against both stores, each time an empty one.
+/// All pages of a list.
+async fn listed(store: &SharedStore, filter: Filter) -> Vec<Vec<Uuid>> {
+    let mut pages = Vec::new();
+    let mut after = filter.after;
+    loop {
+        let Listed { requests, next } = store.list(&Filter { after, ..filter.clone() }).await.unwrap();
+        assert!(requests.len() <= filter.limit);
+        pages.push(requests.iter().map(|request| request.id).collect());
+        match next {
+            None => return pages,
+            next => after = next,
+        }
+        assert!(pages.len() < 100, "the list has no end");
+    }
+}
+
+async fn the_list_has_the_newest_first_and_goes_on_where_it_ended(store: SharedStore) {
+    assert_eq!(store.list(&Filter::newest(3)).await.unwrap(), Listed { requests: vec![], next: None });
+    // Three at each of three times: those of one time are in some order, and in no page twice.
+    let mut expected = BTreeMap::new();
+    for seconds in [3, 1, 2] {
+        for _ in 0..3 {
+            let request = Request { created_at: at(seconds), ..request(Uuid::new_v4()) };
+            insert(&store, &request).await;
+            expected.entry(seconds).or_insert_with(BTreeSet::new).insert(request.id);
+        }
+    }
+    for limit in [1, 2, 4, 9, 10] {
+        let all = listed(&store, Filter::newest(limit)).await.concat();
+        assert_eq!(all.len(), 9, "{limit}");
+        for (ids, (_, expected)) in all.chunks(3).zip(expected.iter().rev()) {
+            assert_eq!(ids.iter().copied().collect::<BTreeSet<_>>(), *expected, "{limit}");
+        }
+    }
+    // What comes in meanwhile moves nothing.
+    let first = store.list(&Filter::newest(4)).await.unwrap();
+    insert(&store, &Request { created_at: at(9), ..request(Uuid::new_v4()) }).await;
+    let rest = listed(&store, Filter { after: first.next, ..Filter::newest(4) }).await.concat();
+    let mut all: Vec<_> = first.requests.iter().map(|request| request.id).collect();
+    all.extend(rest);
+    assert_eq!(all.iter().copied().collect::<BTreeSet<_>>().len(), 9);
+    assert_eq!(all.len(), 9);
+    // What is removed is in no list.
+    let gone = stored(&store, all[0]).await;
+    assert!(store.finish(gone.id, &completed(1, 5)).await.unwrap());
+    assert_eq!(store.expire(at(6)).await.unwrap(), 1);
+    assert!(!listed(&store, Filter::newest(4)).await.concat().contains(&gone.id));
+}
+
+async fn the_list_has_what_its_filter_lets_through(store: SharedStore) {
+    let holder = Uuid::new_v4();
+    let mut ids = Vec::new();
+    for (seconds, key) in [(1, "hot"), (2, "cold"), (3, "hot"), (4, "hot")] {
+        let mut request = Request { created_at: at(seconds), ..request(holder) };
+        request.intent.key = key.into();
+        insert(&store, &request).await;
+        ids.push(request.id);
+    }
+    assert!(store.begin_attempt(ids[1], holder, &begun(1, &[1, 2])).await.unwrap());
+    assert!(store.finish(ids[2], &completed(1, 5)).await.unwrap());
+    assert!(store.finish(ids[3], &failed("no", 5)).await.unwrap());
+    let all = Filter::newest(2);
+    for (filter, expected) in [
+        (Filter { status: Some("Pending"), ..all.clone() }, vec![ids[0]]),
+        (Filter { status: Some("InProgress"), ..all.clone() }, vec![ids[1]]),
+        (Filter { status: Some("Completed"), ..all.clone() }, vec![ids[2]]),
+        (Filter { status: Some("Failed"), ..all.clone() }, vec![ids[3]]),
+        (Filter { key: Some("hot".into()), ..all.clone() }, vec![ids[3], ids[2], ids[0]]),
+        (Filter { key: Some("ho".into()), ..all.clone() }, vec![]),
+        (Filter { from: Some(at(2)), ..all.clone() }, vec![ids[3], ids[2], ids[1]]),
+        (Filter { until: Some(at(2)), ..all.clone() }, vec![ids[0]]),
+        (Filter { from: Some(at(2)), until: Some(at(4)), ..all.clone() }, vec![ids[2], ids[1]]),
+        (Filter { from: Some(at(4)), until: Some(at(2)), ..all.clone() }, vec![]),
+        (Filter { key: Some("hot".into()), status: Some("Failed"), from: Some(at(1)), ..all }, vec![ids[3]]),
+    ] {
+        assert_eq!(listed(&store, filter.clone()).await.concat(), expected, "{filter:?}");
+    }
+}
+
 macro_rules! contract {
     ($($(#[$attribute:meta])* $case:ident)*) => {
         mod embedded {
@@ -632,6 +712,8 @@ contract! {
     renewal_keeps_others_out
     expiry_removes_old_ends_alone
     expiry_removes_many
+    the_list_has_the_newest_first_and_goes_on_where_it_ended
+    the_list_has_what_its_filter_lets_through
     the_first_key_of_an_id_stands
     #[ignore = "a measurement"]
     throughput

@@ -67,6 +67,47 @@ pub struct Attempt {
     pub traceparent: Option<TraceParent>,
 }
 
+/// Manager to signer: say what you would do, and do nothing. A message of its own, and not an [`Attempt`] with a mark: a
+/// signer that knows no rehearsals must not take one for the real thing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rehearsal {
+    /// What would be asked.
+    pub rehearsal: Attempt,
+}
+
+/// What a manager asks of a signer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Order {
+    /// To say what it would do.
+    Rehearse(Rehearsal),
+    /// To take part.
+    Sign(Attempt),
+}
+
+/// Signer to managers, signed: what it would do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rehearsed {
+    /// The request that the rehearsal was for.
+    pub request: Uuid,
+    /// Who says so.
+    pub signer: SignerIndex,
+    /// What it would do.
+    pub verdict: Verdict,
+}
+
+/// What a signer would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It would take part; these are the names of those whose approvals its policy counted.
+    Willing(Vec<String>),
+    /// It would not, now or later.
+    Refused(String),
+    /// It could not now.
+    Unable(String),
+}
+
 /// Signer to managers, signed: how an attempt ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
@@ -105,6 +146,8 @@ pub enum Notice {
     Heartbeat(Signed),
     /// An [`Outcome`] that another manager received, for whichever drives the request.
     Outcome(Signed),
+    /// A signer has said what it would do: a [`Rehearsed`].
+    Rehearsed(Signed),
     /// A request has ended; its record is in the store.
     Finished(Uuid),
 }
@@ -230,6 +273,24 @@ mod tests {
         assert!(matches!(from_json(&finished).unwrap(), Notice::Finished(id) if id == Uuid::from_u128(7)));
         let later = String::from_utf8(bytes.to_vec()).unwrap().replace("\"version\":2", "\"version\":9");
         assert_eq!(from_json::<Outcome>(later.as_bytes()).unwrap_err(), WireError::Version(9));
+    }
+
+    /// A signer from before rehearsals reads attempts only.
+    #[test]
+    fn a_rehearsal_is_never_taken_for_an_attempt() {
+        let attempt = serde_json::json!({
+            "version": 2, "request": Uuid::from_u128(7), "attempt": 1, "message": "bQ==", "engine": "dkls23",
+            "epoch": 1, "quorum": [1, 2], "expires": "2030-01-01T00:00:00Z",
+            "intent": {
+                "cluster": "c", "key": "k", "path": "0/1", "hash": "sha256", "digest": "07".repeat(32),
+                "not_after": null,
+            },
+        });
+        let attempt: Attempt = from_json(attempt.to_string().as_bytes()).unwrap();
+        let bytes = to_json(&Rehearsal { rehearsal: attempt.clone() }).unwrap();
+        assert!(from_json::<Attempt>(&bytes).is_err());
+        assert!(matches!(from_json(&bytes).unwrap(), Order::Rehearse(_)));
+        assert!(matches!(from_json(&to_json(&attempt).unwrap()).unwrap(), Order::Sign(_)));
     }
 
     /// What a manager says that knows of traces; of two that do not, one older and one with something else there.

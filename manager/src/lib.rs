@@ -7,6 +7,7 @@
 //! | [`coordinator`] | drives each request to its end |
 //! | [`window`] | how many attempts may be under way at the same time |
 //! | [`presence`] | which signers are alive, and which of them sign next |
+//! | [`rehearsal`] | what the signers would do |
 //! | [`pulse`] | how requests have ended lately |
 //! | [`keys`] | the cluster's keys, as they are on record |
 //! | [`store`] | where requests are kept |
@@ -22,6 +23,7 @@ pub mod keys;
 pub mod metrics;
 pub mod presence;
 pub mod pulse;
+pub mod rehearsal;
 mod server;
 pub mod service;
 pub mod store;

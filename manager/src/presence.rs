@@ -117,6 +117,16 @@ impl Presence {
         self.signers().values().filter(|seen| seen.is_live(now)).map(|seen| seen.heartbeat.clone()).collect()
     }
 
+    /// The live signers that hold a key and speak a protocol.
+    pub fn usable(&self, key: &KeyRecord, engine: EngineId) -> Vec<SignerIndex> {
+        let now = Instant::now();
+        let signers = self.signers();
+        let usable = signers.iter().filter(|(_, seen)| {
+            seen.is_live(now) && seen.holds(key) && seen.heartbeat.engines.contains(&engine)
+        });
+        usable.map(|(&index, _)| index).filter(|index| key.threshold.contains(*index)).collect()
+    }
+
     /// When each signer spoke last, by its own clock.
     pub fn heard_at(&self) -> BTreeMap<SignerIndex, Timestamp> {
         self.signers().iter().map(|(&index, seen)| (index, seen.heartbeat.at)).collect()

@@ -11,12 +11,13 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tss_common::approval::MAX_APPROVALS;
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusState, Subscription};
 use tss_common::config::Config;
 use tss_common::envelope::{Reader, Signed};
 use tss_common::identity::Roster;
-use tss_common::wire::{self, Ending, Heartbeat, Notice, Outcome, WireError};
+use tss_common::wire::{self, Ending, Heartbeat, Notice, Outcome, Rehearsed, Verdict, WireError};
 use tss_mpc::{Abort, Threshold};
 
 use crate::api;
@@ -25,6 +26,7 @@ use crate::coordinator::{Coordinator, CoordinatorOptions};
 use crate::keys::{Keys, Unrecorded};
 use crate::metrics::{Metrics, Part};
 use crate::presence::Presence;
+use crate::rehearsal::Rehearsals;
 use crate::server;
 use crate::store::Store;
 use crate::tls::Certificate;
@@ -94,6 +96,8 @@ pub struct Shared {
     pub coordinator: Arc<Coordinator>,
     /// Lets callers in.
     pub gate: Gate,
+    /// The dry runs under way.
+    pub rehearsals: Rehearsals,
     /// One for each request that may be followed.
     pub streams: Arc<Semaphore>,
     store: Arc<dyn Store>,
@@ -142,6 +146,7 @@ impl Manager {
             presence,
             coordinator,
             gate,
+            rehearsals: Rehearsals::default(),
             streams,
             store,
         });
@@ -366,6 +371,20 @@ impl Shared {
             Notice::Outcome(signed) => {
                 self.coordinator.deliver(&self.outcome(&signed)?);
             }
+            Notice::Rehearsed(signed) => {
+                let mut rehearsed: Rehearsed = self.reader.open(&signed)?;
+                if rehearsed.signer != signed.signer {
+                    return Err(WireError::Forged(rehearsed.signer));
+                }
+                match &mut rehearsed.verdict {
+                    Verdict::Willing(approvers) => {
+                        approvers.truncate(MAX_APPROVALS);
+                        approvers.iter_mut().for_each(clip);
+                    }
+                    Verdict::Refused(reason) | Verdict::Unable(reason) => clip(reason),
+                }
+                self.rehearsals.deliver(rehearsed);
+            }
             // Whoever waits looks for itself: a lie costs a question to the store.
             Notice::Finished(request) => self.coordinator.note_finished(request),
         }
@@ -381,11 +400,16 @@ impl Shared {
         match &mut outcome.ending {
             Ending::Signed(_) => {}
             Ending::Aborted(Abort { reason, .. }) | Ending::Refused(reason) | Ending::Unable(reason) => {
-                if reason.len() > MAX_REASON {
-                    *reason = reason.chars().take(MAX_REASON / 4).collect();
-                }
+                clip(reason);
             }
         }
         Ok(outcome)
+    }
+}
+
+/// Keeps a signer's words short.
+fn clip(reason: &mut String) {
+    if reason.len() > MAX_REASON {
+        *reason = reason.chars().take(MAX_REASON / 4).collect();
     }
 }

@@ -386,7 +386,7 @@ impl fmt::Display for Approvers {
 }
 
 /// Which requests a signer took part in during the last minute. As long as its limit at most.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RateLimit {
     order: VecDeque<(Instant, Asked)>,
     known: HashSet<Asked>,
@@ -479,21 +479,39 @@ impl PolicyFile {
         self.check_at(attempt, now, Instant::now())
     }
 
+    /// What [`PolicyFile::check`] would say. Nothing is counted, neither for the rate nor as refused.
+    ///
+    /// # Errors
+    /// [`Denied`], by the first rule that is broken.
+    pub fn rehearse(&self, attempt: &Attempt, now: Timestamp) -> Result<Vec<String>, Denied> {
+        let rate = &mut self.rate.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.judge(attempt, now, Instant::now(), rate)
+    }
+
     fn check_at(&self, attempt: &Attempt, now: Timestamp, clock: Instant) -> Result<Vec<String>, Denied> {
-        let policy = self.current.borrow().policy.clone();
-        let checked = policy.check(attempt, now).and_then(|approvers| {
-            let Some(Number(most)) = policy.requests_per_minute else { return Ok(approvers) };
-            let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-            if rate.admit(most, clock, attempt.request, attempt.intent.hash()) {
-                return Ok(approvers);
-            }
-            let reason = format!("this signer takes part in at most {most} requests a minute");
-            Err(Denied { rule: Rule::Rate, reason })
-        });
+        let rate = &mut *self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let checked = self.judge(attempt, now, clock, rate);
         if let Err(denied) = &checked {
             self.metrics.policy_refused(denied.rule);
         }
         checked
+    }
+
+    fn judge(
+        &self,
+        attempt: &Attempt,
+        now: Timestamp,
+        clock: Instant,
+        rate: &mut RateLimit,
+    ) -> Result<Vec<String>, Denied> {
+        let policy = self.current.borrow().policy.clone();
+        let approvers = policy.check(attempt, now)?;
+        let Some(Number(most)) = policy.requests_per_minute else { return Ok(approvers) };
+        if rate.admit(most, clock, attempt.request, attempt.intent.hash()) {
+            return Ok(approvers);
+        }
+        let reason = format!("this signer takes part in at most {most} requests a minute");
+        Err(Denied { rule: Rule::Rate, reason })
     }
 
     /// Looks at the file, and puts its policy in force if it has changed and is good. Otherwise the one

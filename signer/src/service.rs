@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,12 +18,15 @@ use tss_common::audit::{Event, Finish};
 use tss_common::backoff::Backoff;
 use tss_common::bus::{Address, Bus, BusError, BusState, Delivery};
 use tss_common::config::check_name;
-use tss_common::envelope::{Endpoint, Header, Letter};
+use tss_common::envelope::{Endpoint, Header, Letter, Signed};
 use tss_common::identity::{Identity, Roster};
 use tss_common::session::{Operation, SessionContext};
 use tss_common::telemetry::Label as _;
 use tss_common::trace::TraceParent;
-use tss_common::wire::{self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Outcome};
+use tss_common::wire::{
+    self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Order, Outcome, Rehearsal,
+    Rehearsed, Verdict,
+};
 use tss_mpc::{Engine, EngineId, SessionId, ShareDocument, SignSetup, Signature, SignerIndex, SigningShare};
 use uuid::Uuid;
 
@@ -249,12 +253,18 @@ impl Inner {
                 () = stop.cancelled() => None,
             };
             let Some(delivery) = delivery else { return };
-            match wire::from_json::<Attempt>(&delivery.body) {
-                Ok(attempt) if !is_named_well(&attempt) => {
+            match wire::from_json::<Order>(&delivery.body) {
+                Ok(Order::Sign(attempt) | Order::Rehearse(Rehearsal { rehearsal: attempt }))
+                    if !is_named_well(&attempt) =>
+                {
                     tracing::warn!("an attempt for a cluster or key that cannot be was set aside");
                     delivery.reject();
                 }
-                Ok(attempt) => {
+                Ok(Order::Rehearse(Rehearsal { rehearsal })) => {
+                    self.rehearse(&rehearsal).await;
+                    delivery.ack();
+                }
+                Ok(Order::Sign(attempt)) => {
                     let span = tracing::info_span!(
                         "session", signer = %self.party.index(), request = %attempt.request,
                         attempt = attempt.attempt, session = tracing::field::Empty,
@@ -269,6 +279,25 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Says what it would do in an attempt, and does nothing of it.
+    async fn rehearse(&self, attempt: &Attempt) {
+        if attempt.expires <= Timestamp::now() {
+            return;
+        }
+        let judged = self.check_terms(attempt).and_then(|()| {
+            let allowed = self.policy.rehearse(attempt, Timestamp::now());
+            allowed.map_err(Ending::from)
+        });
+        let verdict = match judged {
+            Ok(approvers) => Verdict::Willing(approvers),
+            Err(Ending::Refused(reason)) => Verdict::Refused(reason),
+            Err(Ending::Unable(reason)) => Verdict::Unable(reason),
+            Err(Ending::Signed(_) | Ending::Aborted(_)) => return,
+        };
+        let rehearsed = Rehearsed { request: attempt.request, signer: self.party.index(), verdict };
+        self.tell(&rehearsed, Notice::Rehearsed, "a rehearsal was not answered").await;
     }
 
     async fn serve(self: Arc<Self>, attempt: Attempt, delivery: Delivery) {
@@ -424,6 +453,12 @@ impl Inner {
     /// manager is not trusted with the digest: it is computed here, from the message. The policy comes
     /// last: what is of no use does not count for its rate.
     fn check(&self, attempt: &Attempt) -> Result<Vec<String>, Ending> {
+        self.check_terms(attempt)?;
+        Ok(self.policy.check(attempt, Timestamp::now())?)
+    }
+
+    /// The same without the policy.
+    fn check_terms(&self, attempt: &Attempt) -> Result<(), Ending> {
         let (intent, key) = (&attempt.intent, &self.key);
         let unable = |reason: String| Err(Ending::Unable(reason));
         let refused = |reason: String| Err(Ending::Refused(reason));
@@ -456,7 +491,7 @@ impl Inner {
         if intent.not_after.is_some_and(|time| time < Timestamp::now()) {
             return refused("the request has expired (not_after)".into());
         }
-        Ok(self.policy.check(attempt, Timestamp::now())?)
+        Ok(())
     }
 
     /// Counts how an attempt ended, and notes it with the attempt's span.
@@ -532,15 +567,20 @@ impl Inner {
             banned: self.journal.banned(),
             stopping,
         };
-        let signed = self.party.endpoint.sign(&heartbeat);
-        let sent = match signed.and_then(|signed| wire::to_json(&Notice::Heartbeat(signed))) {
+        self.tell(&heartbeat, Notice::Heartbeat, "no heartbeat was sent").await;
+    }
+
+    /// Tells all managers something, once.
+    async fn tell<T: Serialize>(&self, what: &T, notice: fn(Signed) -> Notice, lost: &'static str) {
+        let signed = self.party.endpoint.sign(what);
+        let sent = match signed.and_then(|signed| wire::to_json(&notice(signed))) {
             Ok(bytes) => {
                 self.party.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string())
             }
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = sent {
-            tracing::debug!(%error, "no heartbeat was sent");
+            tracing::debug!(%error, lost);
         }
     }
 }

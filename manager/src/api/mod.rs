@@ -3,6 +3,7 @@
 //! | module | serves |
 //! |---|---|
 //! | [`sign`] | `POST /sign`, `/sign/batch` |
+//! | [`dry_run`] | `POST /sign/dry-run` |
 //! | [`keys`] | `GET /keys`, `/keys/{id}` |
 //! | [`verify`] | `POST /verify` |
 //! | [`requests`] | `GET /status/{id}`, `/signature/{id}`, `/signing_result/{id}` |
@@ -42,6 +43,7 @@ pub mod body;
 pub mod console;
 pub mod docs;
 pub mod document;
+pub mod dry_run;
 pub mod events;
 pub mod health;
 pub mod keys;
@@ -85,7 +87,10 @@ fn routes(metrics: bool, guarded: impl Fn(Need, Routes) -> Routes) -> Routes {
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::page))
         .routes(routes!(docs::file));
-    let sign = OpenApiRouter::new().routes(routes!(sign::sign)).routes(routes!(sign::batch));
+    let sign = OpenApiRouter::new()
+        .routes(routes!(sign::sign))
+        .routes(routes!(sign::batch))
+        .routes(routes!(dry_run::dry_run));
     let see = OpenApiRouter::new()
         .routes(routes!(requests::status))
         .routes(routes!(requests::signature))

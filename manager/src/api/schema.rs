@@ -71,6 +71,8 @@ words! {
     MessageEncoding = [Encoding::Utf8, Encoding::Hex, Encoding::Base64], else Encoding::default();
     /// How a message becomes the 32-byte digest that is signed. `sha256d` is SHA-256 twice, `eip191` is Ethereum's `personal_sign`; with `none` the message is the digest.
     HashAlgorithm = Hash::ALL, else Hash::default();
+    /// What a signer would do: `refused` for good, `unable` now, `silent` when it did not answer.
+    Verdict = ["willing", "refused", "unable", "silent"];
     /// What kind of key it is.
     Scheme = [KeyScheme::EcdsaSecp256k1];
     /// Whether a signature can be made now.

@@ -231,7 +231,7 @@ async fn submit(shared: &Shared, caller: &Caller, asked: Asked) -> Result<(Statu
     let request = asked.admit(&shared.config, Timestamp::now())?;
     let key = &request.intent.key;
     if *key != shared.config.key && shared.keys.get(key).is_none() {
-        return Err(Problem::new(Kind::InvalidRequest, format!("`key`: the cluster has no key `{key}`")));
+        return Err(no_such_key(key));
     }
     let (id, idempotency) = (request.id, request.idempotency.clone());
     Span::current().record("request", display(id)).record("key", key);
@@ -244,6 +244,11 @@ async fn submit(shared: &Shared, caller: &Caller, asked: Asked) -> Result<(Statu
             Ok((StatusCode::CREATED, Accepted { request_id: id, status: "Pending" }))
         }
     }
+}
+
+/// The answer to who asks for a key that is not there.
+pub fn no_such_key(key: &str) -> Problem {
+    Problem::new(Kind::InvalidRequest, format!("`key`: the cluster has no key `{key}`"))
 }
 
 /// The answer to who asks for a request that is there, under its idempotency key.
