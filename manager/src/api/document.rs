@@ -12,6 +12,7 @@ use tss_common::version::VERSION;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::{Header, HeaderBuilder};
+use utoipa::openapi::info::LicenseBuilder;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -81,7 +82,13 @@ pub fn begin() -> OpenApi {
         .build();
     let tags = TAGS.map(|(name, about)| TagBuilder::new().name(name).description(Some(about)).build());
     OpenApiBuilder::new()
-        .info(InfoBuilder::new().title("TSS Network").version(VERSION).description(Some(ABOUT)))
+        .info(
+            InfoBuilder::new()
+                .title("TSS Network")
+                .version(VERSION)
+                .description(Some(ABOUT))
+                .license(Some(LicenseBuilder::new().name("MIT").identifier(Some("MIT")).build())),
+        )
         .tags(Some(tags))
         .components(Some(
             ComponentsBuilder::new()
@@ -92,15 +99,19 @@ pub fn begin() -> OpenApi {
         .build()
 }
 
-/// The document of these routes, with all that they have in common.
-pub fn complete(mut document: OpenApi) -> OpenApi {
+/// The document of these routes, with all that they have in common; of a manager that asks for tokens, or of one that
+/// does not.
+pub fn complete(mut document: OpenApi, tokens: bool) -> OpenApi {
     let mut examples: BTreeMap<String, Examples> =
         serde_json::from_str(EXAMPLES).expect("the examples are read by the tests");
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
             let id = operation.operation_id.clone().unwrap_or_default();
-            add_problems(operation);
             add_scopes(operation);
+            if !tokens {
+                operation.security = None;
+            }
+            add_problems(operation);
             add_examples(operation, examples.remove(&id).unwrap_or_default());
         }
     }
@@ -244,7 +255,7 @@ mod tests {
     fn the_document_has_every_route_that_is_served_and_no_other() {
         for metrics in [false, true] {
             let (router, document) = routes(metrics).split_for_parts();
-            let document = serde_json::to_value(complete(document)).unwrap();
+            let document = serde_json::to_value(complete(document, metrics)).unwrap();
             let mut documented = BTreeSet::new();
             for (path, item) in document["paths"].as_object().unwrap() {
                 for method in item.as_object().unwrap().keys() {
@@ -255,6 +266,50 @@ mod tests {
             assert_eq!(documented, served);
             assert!(served.contains(&("POST".into(), "/sign".into())), "{served:?}");
             assert_eq!(served.contains(&("GET".into(), "/metrics".into())), metrics);
+        }
+    }
+
+    #[test]
+    fn every_operation_names_what_it_needs_and_can_answer() {
+        const OPEN: [&str; 6] = ["/health", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/{file}"];
+        for tokens in [false, true] {
+            let document = serde_json::to_value(complete(routes(true).into_openapi(), tokens)).unwrap();
+            for (path, item) in document["paths"].as_object().unwrap() {
+                for (method, operation) in item.as_object().unwrap() {
+                    let at = format!("{method} {path}, tokens: {tokens}");
+                    let answers = |status: &str| !operation["responses"][status].is_null();
+                    let secured = !operation["security"].is_null();
+                    let open = OPEN.contains(&path.as_str());
+                    assert_eq!(secured, tokens && !open, "{at}");
+                    assert!(["401", "403", "429"].iter().all(|status| answers(status) == secured), "{at}");
+                    assert!(["405", "408", "500"].iter().all(|status| answers(status)), "{at}");
+                    let takes = !operation["requestBody"].is_null();
+                    assert!(
+                        !takes || ["400", "413", "415", "422"].iter().all(|status| answers(status)),
+                        "{at}"
+                    );
+                    assert!(!path.contains('{') || answers("404"), "{at}");
+                    let about = operation["description"].as_str().unwrap_or_default();
+                    assert_eq!(about.contains("Scope: "), !open, "{at}");
+                    assert!(operation["x-problems"].is_null(), "{at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_example_has_its_operation() {
+        let document = serde_json::to_value(complete(routes(true).into_openapi(), false)).unwrap();
+        let examples: BTreeMap<String, Examples> = serde_json::from_str(EXAMPLES).unwrap();
+        for (id, Examples { requests, responses }) in examples {
+            let paths = document["paths"].as_object().unwrap();
+            let mut operations = paths.values().flat_map(|item| item.as_object().unwrap().values());
+            let operation = operations.find(|operation| operation["operationId"] == *id).unwrap();
+            assert_eq!(requests.is_empty(), operation["requestBody"].is_null(), "{id}");
+            for (status, answer) in responses {
+                let content = &operation["responses"][&status]["content"]["application/json"];
+                assert_eq!(content["example"], answer, "{id} {status}");
+            }
         }
     }
 

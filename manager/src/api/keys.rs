@@ -83,6 +83,7 @@ pub struct Addresses {
 #[utoipa::path(
     get,
     path = "/keys",
+    operation_id = "keys",
     tag = "keys",
     security(("bearer" = [])),
     params(At),
@@ -105,6 +106,7 @@ pub async fn list(
 #[utoipa::path(
     get,
     path = "/keys/{id}",
+    operation_id = "key",
     tag = "keys",
     security(("bearer" = [])),
     params(("id" = String, Path, description = "The key's id.", example = json!("default")), At),

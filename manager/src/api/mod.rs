@@ -46,6 +46,9 @@ pub mod verify;
 /// The longest request body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
+/// Whether a token must come with what is asked. None does, yet.
+const ASKS_FOR_TOKENS: bool = false;
+
 /// How long a client may take to send its request and the manager to answer it. Longer than the
 /// longest wait that can be asked for.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -53,7 +56,7 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 /// The API's routes.
 pub fn router(shared: Arc<Shared>) -> Router {
     let (routes, declared) = routes(shared.config.manager_metrics_port.is_none()).split_for_parts();
-    let document = Document::new(&document::complete(declared));
+    let document = Document::new(&document::complete(declared, ASKS_FOR_TOKENS));
     served(routes.layer(Extension(document)), shared)
 }
 
