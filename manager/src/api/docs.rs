@@ -46,6 +46,7 @@ pub async fn openapi(Extension(Document(json)): Extension<Document>) -> Response
 #[utoipa::path(
     get,
     path = "/docs",
+    operation_id = "docs",
     tag = "documentation",
     responses((status = 200, description = "The page.", body = String, content_type = "text/html")),
 )]
@@ -59,6 +60,7 @@ pub async fn page() -> Response {
 #[utoipa::path(
     get,
     path = "/docs/{file}",
+    operation_id = "docs_file",
     tag = "documentation",
     params(("file" = inline(super::schema::DocsFile), Path, description = "Which of them.")),
     responses(

@@ -12,6 +12,7 @@ use tss_common::version::VERSION;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::{Header, HeaderBuilder};
+use utoipa::openapi::info::LicenseBuilder;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -53,8 +54,11 @@ const EXAMPLES: &str = include_str!("examples.json");
 /// Problems that any route can have.
 const OF_ALL: [Kind; 3] = [Kind::MethodNotAllowed, Kind::TimedOut, Kind::Internal];
 
+/// Of those that not everybody may ask, or not too often.
+const OF_GUARDED: [Kind; 1] = [Kind::RateLimited];
+
 /// Of those that want to know who asks.
-const OF_SECURED: [Kind; 3] = [Kind::Unauthenticated, Kind::Forbidden, Kind::RateLimited];
+const OF_SECURED: [Kind; 2] = [Kind::Unauthenticated, Kind::Forbidden];
 
 /// Of those with something in their path: nothing there is another path.
 const OF_PATHS: [Kind; 1] = [Kind::NoSuchRoute];
@@ -81,7 +85,13 @@ pub fn begin() -> OpenApi {
         .build();
     let tags = TAGS.map(|(name, about)| TagBuilder::new().name(name).description(Some(about)).build());
     OpenApiBuilder::new()
-        .info(InfoBuilder::new().title("TSS Network").version(VERSION).description(Some(ABOUT)))
+        .info(
+            InfoBuilder::new()
+                .title("TSS Network")
+                .version(VERSION)
+                .description(Some(ABOUT))
+                .license(Some(LicenseBuilder::new().name("MIT").identifier(Some("MIT")).build())),
+        )
         .tags(Some(tags))
         .components(Some(
             ComponentsBuilder::new()
@@ -92,15 +102,20 @@ pub fn begin() -> OpenApi {
         .build()
 }
 
-/// The document of these routes, with all that they have in common.
-pub fn complete(mut document: OpenApi) -> OpenApi {
+/// The document of these routes, with all that they have in common; of a manager that asks for tokens, or of one that
+/// does not.
+pub fn complete(mut document: OpenApi, tokens: bool) -> OpenApi {
     let mut examples: BTreeMap<String, Examples> =
         serde_json::from_str(EXAMPLES).expect("the examples are read by the tests");
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
             let id = operation.operation_id.clone().unwrap_or_default();
-            add_problems(operation);
             add_scopes(operation);
+            let guarded = operation.security.is_some();
+            if !tokens {
+                operation.security = None;
+            }
+            add_problems(operation, guarded);
             add_examples(operation, examples.remove(&id).unwrap_or_default());
         }
     }
@@ -113,7 +128,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 /// The problems that an operation names as its own, and those of all of its kind: a response for each status.
-fn add_problems(operation: &mut Operation) {
+fn add_problems(operation: &mut Operation, guarded: bool) {
     let own = operation.extensions.as_mut().and_then(|extensions| extensions.remove("x-problems"));
     let own: Vec<String> = own.and_then(|own| serde_json::from_value(own).ok()).unwrap_or_default();
     let has_path = operation.parameters.iter().flatten().any(
@@ -122,6 +137,7 @@ fn add_problems(operation: &mut Operation) {
     let applies = |kind: Kind| {
         own.iter().any(|name| name == kind.as_str())
             || OF_ALL.contains(&kind)
+            || (OF_GUARDED.contains(&kind) && guarded)
             || (OF_SECURED.contains(&kind) && operation.security.is_some())
             || (OF_PATHS.contains(&kind) && has_path)
             || (OF_BODIES.contains(&kind) && operation.request_body.is_some())
@@ -244,7 +260,7 @@ mod tests {
     fn the_document_has_every_route_that_is_served_and_no_other() {
         for metrics in [false, true] {
             let (router, document) = routes(metrics, |_, group| group).split_for_parts();
-            let document = serde_json::to_value(complete(document)).unwrap();
+            let document = serde_json::to_value(complete(document, metrics)).unwrap();
             let mut documented = BTreeSet::new();
             for (path, item) in document["paths"].as_object().unwrap() {
                 for method in item.as_object().unwrap().keys() {
@@ -255,6 +271,54 @@ mod tests {
             assert_eq!(documented, served);
             assert!(served.contains(&("POST".into(), "/sign".into())), "{served:?}");
             assert_eq!(served.contains(&("GET".into(), "/metrics".into())), metrics);
+        }
+    }
+
+    #[test]
+    fn every_operation_names_what_it_needs_and_can_answer() {
+        const OPEN: [&str; 6] = ["/health", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/{file}"];
+        for tokens in [false, true] {
+            let document =
+                serde_json::to_value(complete(routes(true, |_, group| group).into_openapi(), tokens))
+                    .unwrap();
+            for (path, item) in document["paths"].as_object().unwrap() {
+                for (method, operation) in item.as_object().unwrap() {
+                    let at = format!("{method} {path}, tokens: {tokens}");
+                    let answers = |status: &str| !operation["responses"][status].is_null();
+                    let secured = !operation["security"].is_null();
+                    let open = OPEN.contains(&path.as_str());
+                    assert_eq!(secured, tokens && !open, "{at}");
+                    assert!(["401", "403"].iter().all(|status| answers(status) == secured), "{at}");
+                    assert_eq!(answers("429"), !open, "{at}");
+                    assert!(["405", "408", "500"].iter().all(|status| answers(status)), "{at}");
+                    let takes = !operation["requestBody"].is_null();
+                    assert!(
+                        !takes || ["400", "413", "415", "422"].iter().all(|status| answers(status)),
+                        "{at}"
+                    );
+                    assert!(!path.contains('{') || answers("404"), "{at}");
+                    let about = operation["description"].as_str().unwrap_or_default();
+                    assert_eq!(about.contains("Scope: "), !open, "{at}");
+                    assert!(operation["x-problems"].is_null(), "{at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_example_has_its_operation() {
+        let document =
+            serde_json::to_value(complete(routes(true, |_, group| group).into_openapi(), false)).unwrap();
+        let examples: BTreeMap<String, Examples> = serde_json::from_str(EXAMPLES).unwrap();
+        for (id, Examples { requests, responses }) in examples {
+            let paths = document["paths"].as_object().unwrap();
+            let mut operations = paths.values().flat_map(|item| item.as_object().unwrap().values());
+            let operation = operations.find(|operation| operation["operationId"] == *id).unwrap();
+            assert_eq!(requests.is_empty(), operation["requestBody"].is_null(), "{id}");
+            for (status, answer) in responses {
+                let content = &operation["responses"][&status]["content"]["application/json"];
+                assert_eq!(content["example"], answer, "{id} {status}");
+            }
         }
     }
 

@@ -84,6 +84,7 @@ pub struct Addresses {
 #[utoipa::path(
     get,
     path = "/keys",
+    operation_id = "keys",
     tag = "keys",
     security(("bearer" = [])),
     params(At),
@@ -107,6 +108,7 @@ pub async fn list(
 #[utoipa::path(
     get,
     path = "/keys/{id}",
+    operation_id = "key",
     tag = "keys",
     security(("bearer" = [])),
     params(("id" = String, Path, description = "The key's id.", example = json!("default")), At),

@@ -34,6 +34,8 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use tss_common::config::Auth;
+
 use crate::auth::Need;
 use crate::service::Shared;
 use docs::Document;
@@ -70,7 +72,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     let metrics = shared.config.manager_metrics_port.is_none();
     let guarded = |need: Need, group: Routes| group.layer(from_fn_with_state((shared.clone(), need), guard));
     let (routes, declared) = routes(metrics, guarded).split_for_parts();
-    let document = Document::new(&document::complete(declared));
+    let document = Document::new(&document::complete(declared, shared.config.auth == Some(Auth::Jwt)));
     served(routes.layer(Extension(document)).merge(console::routes()), shared)
 }
 

@@ -56,6 +56,11 @@ labels! {
 }
 
 impl Kind {
+    /// Its `type`.
+    pub fn urn(self) -> String {
+        format!("urn:tss-network:problem:{}", self.as_str())
+    }
+
     /// Status and title.
     pub fn parts(self) -> (StatusCode, &'static str) {
         match self {
@@ -84,13 +89,6 @@ impl Kind {
             Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "The request took too long"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         }
-    }
-}
-
-impl Kind {
-    /// Its `type`.
-    pub fn urn(self) -> String {
-        format!("urn:tss-network:problem:{}", self.as_str())
     }
 }
 

@@ -2,8 +2,6 @@
 //!
 //! A pattern holds for whatever is accepted; not all that it fits is.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 use tss_common::intent::{Encoding, HashAlgorithm as Hash};
 use tss_common::telemetry::Label as _;
@@ -36,11 +34,13 @@ macro_rules! texts {
 }
 
 texts! {
-    /// A non-hardened BIP-32 path from the root key, of at most 16 steps of 0 to 2147483647 each; `m` is the root itself.
+    /// A non-hardened BIP-32 path from the root key, of at most 16 steps of 0 to 2147483647 each; `m` is the root
+    /// itself.
     DerivationPath = "^(m|(m/)?[0-9]+(/[0-9]+){0,15})$", as in "0/1/2";
-    /// A point of secp256k1 in SEC1 form, in hex: compressed (33 bytes) or not (65 bytes). Answers have it compressed.
+    /// A point of secp256k1 in SEC1 form, in hex: compressed (33 bytes) or not (65 bytes). Answers have it
+    /// compressed.
     PublicKey = "^([0-9A-Fa-f]{66}|[0-9A-Fa-f]{130})$",
-        as in "030cad9a34ab09d8cfa07c31674d0a60ae378ca17fe1d8cd6359c22538949c4ef5";
+        as in "0318909d76ef3edd98ece033af429efc027db55eb3364c9498dca986dd65f7566a";
     /// 32 bytes in hex.
     Hex32 = "^[0-9a-f]{64}$", as in "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
 }
@@ -69,7 +69,8 @@ macro_rules! words {
 words! {
     /// How a message is written: its UTF-8 text, hex digits with or without `0x`, or standard base64 with padding.
     MessageEncoding = [Encoding::Utf8, Encoding::Hex, Encoding::Base64], else Encoding::default();
-    /// How a message becomes the 32-byte digest that is signed. `sha256d` is SHA-256 twice, `eip191` is Ethereum's `personal_sign`; with `none` the message is the digest.
+    /// How a message becomes the 32-byte digest that is signed. `sha256d` is SHA-256 twice, `eip191` is Ethereum's
+    /// `personal_sign`; with `none` the message is the digest.
     HashAlgorithm = Hash::ALL, else Hash::default();
     /// What a signer would do: `refused` for good, `unable` now, `silent` when it did not answer.
     Verdict = ["willing", "refused", "unable", "silent"];
@@ -152,11 +153,7 @@ impl PartialSchema for Time {
     }
 }
 
-impl ToSchema for Time {
-    fn name() -> Cow<'static, str> {
-        "Time".into()
-    }
-}
+impl ToSchema for Time {}
 
 /// What was asked for: everything that makes one signature differ from another.
 #[derive(ToSchema)]
@@ -180,6 +177,11 @@ pub struct Intent {
 /// Somebody's word that a request may be signed, as `tssctl approve` makes it.
 #[derive(ToSchema, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({
+    "approver": "52231e00a96e879d255d2204dc1277cededb3fe57d61aede41d5589af80065cf",
+    "signature": "9405a767e084157d0e60605e12e3a94321dc90d0d847e5dc9f153260059e4730\
+                  46bc64a983bfc76243c5c8fc2e1a1a48642767e392b9f27cd6d820f4c1c2a608",
+})))]
 #[expect(dead_code, reason = "it only stands in the document")]
 pub struct Approval {
     /// Who approves: an Ed25519 public key in hex.

@@ -121,12 +121,8 @@ pub struct Accepted {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "it only stands in the document")]
 struct Retry {
-    /// What tells a retry from a new request: 1 to 255 visible ASCII characters.
-    #[param(
-        rename = "Idempotency-Key",
-        pattern = "^[!-~]([\\t -~]{0,253}[!-~])?$",
-        example = "invoice-2041"
-    )]
+    /// What tells a retry from a new request, like the number of an order: 1 to 255 visible ASCII characters.
+    #[param(rename = "Idempotency-Key", nullable = false, pattern = "^[!-~]([\\t -~]{0,253}[!-~])?$")]
     idempotency_key: Option<String>,
 }
 
@@ -137,7 +133,7 @@ struct Retry {
 struct Trace {
     /// The caller's span (W3C Trace Context): those of the request become its children. Anything else in its place is
     /// no error.
-    #[param(example = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
+    #[param(nullable = false, example = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
     traceparent: Option<String>,
 }
 
@@ -269,15 +265,12 @@ fn known(existing: &Request, asked: &Idempotency) -> Result<(StatusCode, Accepte
 #[utoipa::path(
     post,
     path = "/sign/batch",
+    operation_id = "sign_batch",
     tag = "signing",
     security(("bearer" = ["sign"])),
     params(Trace),
     request_body = BatchBody,
-    responses(
-        (status = 200, description = "What became of each.", body = BatchResult, links(
-            ("status" = (operation_id = "status", parameters(("id" = "$response.body#/results/0/request_id")))),
-        )),
-    ),
+    responses((status = 200, description = "What became of each.", body = BatchResult)),
 )]
 pub async fn batch(
     State(shared): State<Arc<Shared>>,

@@ -1,0 +1,8 @@
+//! The API against its own document, on a manager and its signers in one process.
+
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
+mod network;
+mod openapi;
+mod page;
+mod schemathesis;

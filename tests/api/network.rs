@@ -1,0 +1,101 @@
+//! A network to ask.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tss_common::bus::memory::MemoryBus;
+use tss_common::config::{Config, StoreKind};
+use tss_common::identity::Roster;
+use tss_manager::{Manager, ManagerOptions, store};
+use tss_mpc::{Dkls23, Threshold};
+use tssctl::network::{Network, NetworkOptions};
+
+/// How long an answer may take. Test programs share two cores.
+pub(crate) const SOON: Duration = Duration::from_secs(120);
+
+/// A network with a client.
+pub(crate) struct Api {
+    url: String,
+    network: Option<Network>,
+    http: reqwest::Client,
+    _folder: TempDir,
+}
+
+impl Api {
+    /// Starts a network with a new key.
+    pub(crate) async fn start() -> Self {
+        let (folder, config, threshold) = parts();
+        let options = NetworkOptions {
+            shares: tssctl::keygen::generate(&Dkls23, &config.cluster, &config.key, threshold).unwrap(),
+            identities: tssctl::keygen::identities(threshold),
+            config,
+            rabbitmq_uri: None,
+            mongodb_uri: None,
+        };
+        let network = Network::start(options).await.unwrap();
+        Self { url: network.url(), network: Some(network), http: client(), _folder: folder }
+    }
+
+    /// Starts a manager alone, that waits for its signers; it ends with the test.
+    pub(crate) async fn without_signers() -> Self {
+        let (folder, config, threshold) = parts();
+        let options = ManagerOptions {
+            store: store::open(&config).unwrap(),
+            config,
+            roster: Roster::of(&tssctl::keygen::identities(threshold)).unwrap(),
+            bus: MemoryBus::new(),
+            registry: prometheus::Registry::new(),
+        };
+        let manager = Manager::start(options).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { manager.serve(listener, None, CancellationToken::new()).await });
+        Self { url, network: None, http: client(), _folder: folder }
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What is answered to GET.
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
+        self.http.get(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
+    /// What is answered to JSON that is posted.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> reqwest::Response {
+        self.http.post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
+    }
+
+    /// The document, as it is served.
+    pub(crate) async fn document(&self) -> Value {
+        self.get("/openapi.json").await.json().await.unwrap()
+    }
+
+    /// Stops it.
+    pub(crate) async fn stop(self) {
+        if let Some(network) = self.network {
+            network.stop().await.unwrap();
+        }
+    }
+}
+
+fn parts() -> (TempDir, Config, Threshold) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config {
+        manager_port: 0,
+        data_dir: folder.path().to_owned(),
+        store: StoreKind::Embedded,
+        ..Config::default()
+    };
+    let threshold = Threshold::new(config.threshold, config.total_parties).unwrap();
+    (folder, config, threshold)
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().timeout(SOON).build().unwrap()
+}
