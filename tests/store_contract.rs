@@ -74,7 +74,7 @@ fn quorum(signers: &[u8]) -> Quorum {
 }
 
 /// The progress of a request whose attempt has begun, at 1.
-fn begun(attempt: u32, signers: &[u8]) -> Progress {
+fn under_way(attempt: u32, signers: &[u8]) -> Progress {
     let quorum = Some(quorum(signers));
     Progress { attempts: attempt, quorum, begun_at: Some(at(1)), state: State::InProgress }
 }
@@ -133,11 +133,11 @@ async fn keeps_every_field(store: SharedStore) {
     let mut full = named("a key", holder);
     full.intent.path = "m".parse().unwrap();
     full.intent.not_after = Some(at(30));
-    full.progress = begun(u32::MAX, &[1, 16]);
+    full.progress = under_way(u32::MAX, &[1, 16]);
     let mut whole_second = request(holder);
     whole_second.created_at = Timestamp::from_second(1_800_000_000).unwrap();
     let mut done = request(holder);
-    done.progress = Progress { state: completed(1, 5), ..begun(1, &[2, 3]) };
+    done.progress = Progress { state: completed(1, 5), ..under_way(1, &[2, 3]) };
     let mut ended = request(holder);
     ended.progress.state = failed("zero signers answered: \"\\ \u{1F511} $set", 5);
     for request in [request(holder), full, whole_second, done, ended] {
@@ -166,7 +166,7 @@ async fn knows_no_other_requests(store: SharedStore) {
     insert(&store, &request(holder)).await;
     let unknown = Uuid::new_v4();
     assert_eq!(store.get(unknown).await.unwrap(), None);
-    assert!(!store.begin_attempt(unknown, holder, &begun(1, &[1, 2])).await.unwrap());
+    assert!(!store.begin_attempt(unknown, holder, &under_way(1, &[1, 2])).await.unwrap());
     assert!(!store.finish(unknown, &completed(1, 1)).await.unwrap());
     assert_eq!(store.get(unknown).await.unwrap(), None);
 }
@@ -175,7 +175,7 @@ async fn takes_an_insertion_twice_for_one(store: SharedStore) {
     let holder = Uuid::new_v4();
     for first in [request(holder), named("once", holder)] {
         insert(&store, &first).await;
-        assert!(store.begin_attempt(first.id, holder, &begun(1, &[1, 2])).await.unwrap());
+        assert!(store.begin_attempt(first.id, holder, &under_way(1, &[1, 2])).await.unwrap());
         insert(&store, &first).await;
         let now = stored(&store, first.id).await;
         assert_eq!(now.progress.attempts, 1, "the second insertion changed the request");
@@ -288,21 +288,21 @@ async fn attempts_are_begun_by_the_holder_until_the_end(store: SharedStore) {
     let request = request(holder);
     insert(&store, &request).await;
     let id = request.id;
-    assert!(!store.begin_attempt(id, Uuid::new_v4(), &begun(1, &[1, 2])).await.unwrap());
+    assert!(!store.begin_attempt(id, Uuid::new_v4(), &under_way(1, &[1, 2])).await.unwrap());
     assert_eq!(stored(&store, id).await, request);
 
     for (attempt, signers) in [(1, [1, 2]), (1, [1, 2]), (2, [1, 3])] {
-        assert!(store.begin_attempt(id, holder, &begun(attempt, &signers)).await.unwrap());
+        assert!(store.begin_attempt(id, holder, &under_way(attempt, &signers)).await.unwrap());
         let mut expected = request.clone();
-        expected.progress = begun(attempt, &signers);
+        expected.progress = under_way(attempt, &signers);
         assert_eq!(stored(&store, id).await, expected);
     }
 
     assert!(store.finish(id, &completed(1, 5)).await.unwrap());
     let ended = stored(&store, id).await;
-    let progress = Progress { state: completed(1, 5), ..begun(2, &[1, 3]) };
+    let progress = Progress { state: completed(1, 5), ..under_way(2, &[1, 3]) };
     assert_eq!(ended, Request { progress, ..request });
-    assert!(!store.begin_attempt(id, holder, &begun(3, &[2, 3])).await.unwrap());
+    assert!(!store.begin_attempt(id, holder, &under_way(3, &[2, 3])).await.unwrap());
     assert_eq!(stored(&store, id).await, ended);
 }
 
@@ -311,8 +311,8 @@ async fn a_lapsed_lease_holds_until_it_is_taken_over(store: SharedStore) {
     let request = request(old);
     insert(&store, &request).await;
     assert_eq!(store.take_over(at(11), &lease(new, 20), 10).await.unwrap().len(), 1);
-    assert!(!store.begin_attempt(request.id, old, &begun(1, &[1, 2])).await.unwrap());
-    assert!(store.begin_attempt(request.id, new, &begun(1, &[1, 2])).await.unwrap());
+    assert!(!store.begin_attempt(request.id, old, &under_way(1, &[1, 2])).await.unwrap());
+    assert!(store.begin_attempt(request.id, new, &under_way(1, &[1, 2])).await.unwrap());
     // Whoever has the signature may end the request.
     assert!(store.finish(request.id, &completed(1, 12)).await.unwrap());
 }
@@ -374,7 +374,7 @@ async fn attempts_and_ends_do_not_mix(store: SharedStore) {
                 if index == 4 {
                     assert!(store.finish(id, &completed(1, 5)).await.unwrap());
                 } else {
-                    store.begin_attempt(id, holder, &begun(index as u32, &[1, 2])).await.unwrap();
+                    store.begin_attempt(id, holder, &under_way(index as u32, &[1, 2])).await.unwrap();
                 }
             }
         })
@@ -431,9 +431,9 @@ async fn take_over_knows_how_far_a_request_was(store: SharedStore) {
     let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
     let request = named("resumed", old);
     insert(&store, &request).await;
-    assert!(store.begin_attempt(request.id, old, &begun(3, &[2, 3])).await.unwrap());
+    assert!(store.begin_attempt(request.id, old, &under_way(3, &[2, 3])).await.unwrap());
     let taken = store.take_over(at(11), &lease(new, 20), 1).await.unwrap();
-    let progress = begun(3, &[2, 3]);
+    let progress = under_way(3, &[2, 3]);
     assert_eq!(taken, [Request { progress, lease: lease(new, 20), ..request }]);
 }
 
@@ -573,7 +573,10 @@ async fn throughput(store: SharedStore) {
                         "insert" => insert(&store, request).await,
                         "begin_attempt" => {
                             assert!(
-                                store.begin_attempt(request.id, holder, &begun(1, &[1, 2])).await.unwrap()
+                                store
+                                    .begin_attempt(request.id, holder, &under_way(1, &[1, 2]))
+                                    .await
+                                    .unwrap()
                             );
                         }
                         _ => assert!(store.finish(request.id, &completed(1, 5)).await.unwrap()),
@@ -645,7 +648,7 @@ async fn the_list_has_what_its_filter_lets_through(store: SharedStore) {
         insert(&store, &request).await;
         ids.push(request.id);
     }
-    assert!(store.begin_attempt(ids[1], holder, &begun(1, &[1, 2])).await.unwrap());
+    assert!(store.begin_attempt(ids[1], holder, &under_way(1, &[1, 2])).await.unwrap());
     assert!(store.finish(ids[2], &completed(1, 5)).await.unwrap());
     assert!(store.finish(ids[3], &failed("no", 5)).await.unwrap());
     let all = Filter::newest(2);
@@ -775,7 +778,7 @@ mod embedded_file {
             insert(&store, request).await;
         }
         store.pin_key(&key).await.unwrap();
-        assert!(store.begin_attempt(begun.id, holder, &begun(1, &[1, 2])).await.unwrap());
+        assert!(store.begin_attempt(begun.id, holder, &under_way(1, &[1, 2])).await.unwrap());
         assert!(store.finish(done.id, &completed(1, 9)).await.unwrap());
         assert!(store.finish(expired.id, &completed(1, 5)).await.unwrap());
         assert_eq!(store.expire(at(9)).await.unwrap(), 1);
@@ -986,7 +989,7 @@ async fn nothing_is_written_to_mongodb_before_its_indexes_are_there() {
         assert_eq!(new, 1);
         let requests = database.collection::<::mongodb::bson::Document>("signing_requests");
         let indexes = requests.list_index_names().await.unwrap();
-        for index in ["idempotency", "unfinished_by_lease", "finished_by_time"] {
+        for index in ["idempotency", "unfinished_by_lease", "list", "finished_by_time"] {
             assert!(indexes.iter().any(|name| name == index), "{indexes:?}");
         }
     })
@@ -1002,7 +1005,8 @@ mod mongodb_absent {
         let request = request(Uuid::new_v4());
         let start = Instant::now();
         let lease = lease(Uuid::new_v4(), 20);
-        let (quorum, state) = (quorum(&[1, 2]), completed(1, 5));
+        let (progress, state) = (under_way(1, &[1, 2]), completed(1, 5));
+        let newest = Filter::newest(1);
         let (
             inserted,
             got,
@@ -1013,6 +1017,7 @@ mod mongodb_absent {
             renewed,
             expired,
             pinned,
+            keys,
             listed,
             pinged,
             prepared,
@@ -1020,13 +1025,14 @@ mod mongodb_absent {
             store.insert(&request),
             store.get(request.id),
             store.find("order-1"),
-            store.begin_attempt(request.id, lease.holder, &begun),
+            store.begin_attempt(request.id, lease.holder, &progress),
             store.finish(request.id, &state),
             store.take_over(at(20), &lease, 10),
             store.renew(&lease),
             store.expire(at(20)),
             async { store.pin_key(&key_record("default", 1)).await },
             store.keys(),
+            store.list(&newest),
             store.ping(),
             store.prepare(),
         );
@@ -1042,6 +1048,7 @@ mod mongodb_absent {
             renewed.unwrap_err(),
             expired.unwrap_err(),
             pinned.unwrap_err(),
+            keys.unwrap_err(),
             listed.unwrap_err(),
             pinged.unwrap_err(),
             prepared.unwrap_err(),

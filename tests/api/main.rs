@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
+mod auth;
+mod load;
 mod network;
 mod openapi;
 mod page;

@@ -1,13 +1,15 @@
 //! A network to ask.
 
+use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tss_common::bus::memory::MemoryBus;
-use tss_common::config::{Config, StoreKind};
+use tss_common::config::{Auth, Config, JwtConfig, StoreKind};
 use tss_common::identity::Roster;
 use tss_manager::{Manager, ManagerOptions, store};
 use tss_mpc::{Dkls23, Threshold};
@@ -15,6 +17,9 @@ use tssctl::network::{Network, NetworkOptions};
 
 /// How long an answer may take. Test programs share two cores.
 pub(crate) const SOON: Duration = Duration::from_secs(120);
+
+/// What tokens are made with.
+pub(crate) const SECRET: &str = "a secret of at least 32 bytes, for tests";
 
 /// A network with a client.
 pub(crate) struct Api {
@@ -27,7 +32,18 @@ pub(crate) struct Api {
 impl Api {
     /// Starts a network with a new key.
     pub(crate) async fn start() -> Self {
-        let (folder, config, threshold) = parts();
+        Self::start_with(|_, _| {}).await
+    }
+
+    /// As [`Api::start`], that asks for tokens made with [`SECRET`].
+    pub(crate) async fn with_tokens() -> Self {
+        Self::start_with(ask_for_tokens).await
+    }
+
+    /// As [`Api::start`], with a configuration that is changed, for which there is a folder.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config, &Path)) -> Self {
+        let (folder, mut config, threshold) = parts();
+        change(&mut config, folder.path());
         let options = NetworkOptions {
             shares: tssctl::keygen::generate(&Dkls23, &config.cluster, &config.key, threshold).unwrap(),
             identities: tssctl::keygen::identities(threshold),
@@ -56,6 +72,25 @@ impl Api {
         Self { url, network: None, http: client(), _folder: folder }
     }
 
+    /// What is answered to a method and path, to whoever shows this token.
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> reqwest::Response {
+        let method = method.to_uppercase().parse().unwrap();
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        request.send().await.unwrap()
+    }
+
     /// Where it is.
     pub(crate) fn url(&self) -> &str {
         &self.url
@@ -71,6 +106,12 @@ impl Api {
         self.http.post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
     }
 
+    /// As [`Api::post`], under an idempotency key.
+    pub(crate) async fn ask_as(&self, path: &str, key: &str, body: &Value) -> reqwest::Response {
+        let request = self.http.post(format!("{}{path}", self.url)).header("idempotency-key", key);
+        request.json(body).send().await.unwrap()
+    }
+
     /// The document, as it is served.
     pub(crate) async fn document(&self) -> Value {
         self.get("/openapi.json").await.json().await.unwrap()
@@ -82,6 +123,25 @@ impl Api {
             network.stop().await.unwrap();
         }
     }
+}
+
+/// Has a manager ask for tokens.
+pub(crate) fn ask_for_tokens(config: &mut Config, folder: &Path) {
+    let file = folder.join("secrets");
+    std::fs::write(&file, SECRET).unwrap();
+    config.auth = Some(Auth::Jwt);
+    config.jwt = JwtConfig { secret_file: Some(file), ..JwtConfig::default() };
+}
+
+/// What a token says, in the form of `claims`.
+pub(crate) fn token(claims: &Value) -> String {
+    encode(&Header::default(), claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+}
+
+/// Claims that are taken: of this subject, with these scopes.
+pub(crate) fn claims(subject: &str, scope: &str) -> Value {
+    let exp = jiff::Timestamp::now().as_second() + 600;
+    json!({ "sub": subject, "aud": "tss", "exp": exp, "scope": scope })
 }
 
 fn parts() -> (TempDir, Config, Threshold) {

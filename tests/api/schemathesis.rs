@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::network::Api;
+use crate::network::{Api, ask_for_tokens, claims, token};
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -59,6 +59,18 @@ async fn the_document_is_one_of_openapi_3_1() {
     let file = folder.path().join("openapi.json");
     std::fs::write(&file, api.document().await.to_string()).unwrap();
     run("openapi-spec-validator", &["--schema", "3.1", file.to_str().unwrap()]).await;
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_asked_with_a_token_the_answer_is_in_the_document() {
+    let api = Api::start_with(|config, folder| {
+        ask_for_tokens(config, folder);
+        // It asks as often as it can.
+        config.limits.rate = 0;
+    })
+    .await;
+    assert_conforms(api.url(), Some(&token(&claims("schemathesis", "sign read admin")))).await;
     api.stop().await;
 }
 
