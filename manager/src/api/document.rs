@@ -151,6 +151,7 @@ fn add_problems(operation: &mut Operation, guarded: bool) {
             [kind] => Ref::from_response_name(kind.as_str()).into(),
             _ => answer(&kinds).into(),
         };
+        // What the handler itself declares for a status stands.
         operation.responses.responses.entry(status.to_string()).or_insert(response);
     }
 }
