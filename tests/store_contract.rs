@@ -57,6 +57,7 @@ fn request(holder: Uuid) -> Request {
         message: b"hello".to_vec(),
         approvals: approvals.into(),
         requester: Some("somebody".into()),
+        webhook: None,
         idempotency: None,
         created_at: at(0),
         deadline: at(60),
@@ -590,6 +591,77 @@ async fn throughput(store: SharedStore) {
 }
 
 /// Runs each of these against both stores, each time an empty one.
+fn with_webhook() -> Request {
+    Request { webhook: Some("https://example.com/?a=$b".into()), ..request(Uuid::new_v4()) }
+}
+
+const NONE: [Uuid; 0] = [];
+
+/// The ids of what is due at a time, which is then due again at another.
+async fn due(store: &SharedStore, now: i64, until: i64) -> Vec<Uuid> {
+    let due = store.take_due(at(now), at(until), 10).await.unwrap();
+    due.into_iter().map(|request| request.id).collect()
+}
+
+async fn a_webhook_is_due_from_the_end_of_its_request_until_nobody_wants_it(store: SharedStore) {
+    let (first, silent) = (with_webhook(), request(Uuid::new_v4()));
+    insert(&store, &first).await;
+    insert(&store, &silent).await;
+    assert_eq!(stored(&store, first.id).await, first);
+    assert_eq!(due(&store, 100, 200).await, NONE, "it has not ended");
+    for request in [&first, &silent] {
+        assert!(store.finish(request.id, &completed(1, 5)).await.unwrap());
+    }
+    assert_eq!(store.take_due(at(10), at(20), 0).await.unwrap(), []);
+    assert_eq!(due(&store, 10, 20).await, [first.id]);
+    assert_eq!(stored(&store, first.id).await.webhook, first.webhook);
+    assert_eq!(due(&store, 19, 30).await, NONE, "somebody has taken it");
+    assert_eq!(due(&store, 20, 30).await, [first.id], "that one has died");
+    store.put_off(first.id, Some(at(25))).await.unwrap();
+    assert_eq!(due(&store, 24, 40).await, NONE);
+    assert_eq!(due(&store, 25, 40).await, [first.id]);
+    store.put_off(first.id, None).await.unwrap();
+    assert_eq!(due(&store, 1000, 2000).await, NONE);
+    // What is over stays over, and what never was does not begin.
+    store.put_off(first.id, Some(at(50))).await.unwrap();
+    store.put_off(silent.id, Some(at(50))).await.unwrap();
+    store.put_off(Uuid::new_v4(), Some(at(50))).await.unwrap();
+    assert_eq!(due(&store, 1000, 2000).await, NONE);
+    // It goes with its request.
+    let second = with_webhook();
+    insert(&store, &second).await;
+    assert!(store.finish(second.id, &failed("no", 5)).await.unwrap());
+    assert_eq!(store.expire(at(6)).await.unwrap(), 3);
+    assert_eq!(due(&store, 1000, 2000).await, NONE);
+}
+
+async fn eight_managers_take_each_due_webhook_once(store: SharedStore) {
+    let mut ids = BTreeSet::new();
+    for _ in 0..40 {
+        let request = with_webhook();
+        insert(&store, &request).await;
+        assert!(store.finish(request.id, &completed(1, 5)).await.unwrap());
+        ids.insert(request.id);
+    }
+    let taken = at_once(8, |_| {
+        let store = store.clone();
+        async move {
+            let mut taken = Vec::new();
+            loop {
+                let some = due(&store, 10, 20).await;
+                if some.is_empty() {
+                    return taken;
+                }
+                taken.extend(some);
+            }
+        }
+    })
+    .await
+    .concat();
+    assert_eq!(taken.len(), 40);
+    assert_eq!(taken.into_iter().collect::<BTreeSet<_>>(), ids);
+}
+
 /// All pages of a list.
 async fn listed(store: &SharedStore, filter: Filter) -> Vec<Vec<Uuid>> {
     let mut pages = Vec::new();
@@ -717,6 +789,8 @@ contract! {
     expiry_removes_many
     the_list_has_the_newest_first_and_goes_on_where_it_ended
     the_list_has_what_its_filter_lets_through
+    a_webhook_is_due_from_the_end_of_its_request_until_nobody_wants_it
+    eight_managers_take_each_due_webhook_once
     the_first_key_of_an_id_stands
     #[ignore = "a measurement"]
     throughput
@@ -989,7 +1063,7 @@ async fn nothing_is_written_to_mongodb_before_its_indexes_are_there() {
         assert_eq!(new, 1);
         let requests = database.collection::<::mongodb::bson::Document>("signing_requests");
         let indexes = requests.list_index_names().await.unwrap();
-        for index in ["idempotency", "unfinished_by_lease", "list", "finished_by_time"] {
+        for index in ["idempotency", "unfinished_by_lease", "webhooks", "list", "finished_by_time"] {
             assert!(indexes.iter().any(|name| name == index), "{indexes:?}");
         }
     })
@@ -1019,6 +1093,8 @@ mod mongodb_absent {
             pinned,
             keys,
             listed,
+            due,
+            put_off,
             pinged,
             prepared,
         ) = tokio::join!(
@@ -1033,6 +1109,8 @@ mod mongodb_absent {
             async { store.pin_key(&key_record("default", 1)).await },
             store.keys(),
             store.list(&newest),
+            store.take_due(at(20), at(30), 1),
+            store.put_off(request.id, None),
             store.ping(),
             store.prepare(),
         );
@@ -1050,6 +1128,8 @@ mod mongodb_absent {
             pinned.unwrap_err(),
             keys.unwrap_err(),
             listed.unwrap_err(),
+            due.unwrap_err(),
+            put_off.unwrap_err(),
             pinged.unwrap_err(),
             prepared.unwrap_err(),
         ] {

@@ -178,6 +178,17 @@ pub struct JwtConfig {
     pub audience: Option<String>,
 }
 
+/// How a manager tells callers that a request has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// A file with the secret that they are signed with: `whsec_` and 24 to 64 bytes in base64, as Standard Webhooks has
+    /// it. Without it no request can have one.
+    pub secret_file: Option<PathBuf>,
+    /// Whether they may go to this machine and its neighbours (loopback, link-local), and without TLS.
+    pub allow_local: bool,
+}
+
 macro_rules! config {
     (
         $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)+ ;
@@ -271,6 +282,8 @@ config! {
     auth: Option<Auth> = None,
     /// Which tokens are taken.
     jwt: JwtConfig = JwtConfig::default(),
+    /// What callers are told of requests that have ended, without asking.
+    webhooks: WebhookConfig = WebhookConfig::default(),
     /// The port of a signer's health and metrics; 0 for none.
     signer_port: u16 = 0,
     /// The address of a signer's health and metrics.

@@ -1008,6 +1008,17 @@ mod tests {
         async fn begin_attempt(&self, id: Uuid, holder: Uuid, begun: &Progress) -> Result<bool, StoreError> {
             self.inner.begin_attempt(id, holder, begun).await
         }
+        async fn take_due(
+            &self,
+            now: Timestamp,
+            until: Timestamp,
+            limit: usize,
+        ) -> Result<Vec<Request>, StoreError> {
+            self.inner.take_due(now, until, limit).await
+        }
+        async fn put_off(&self, id: Uuid, due: Option<Timestamp>) -> Result<(), StoreError> {
+            self.inner.put_off(id, due).await
+        }
         async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
             self.inner.list(filter).await
         }
@@ -1069,6 +1080,7 @@ mod tests {
             message: Vec::new(),
             approvals: Vec::new(),
             requester: None,
+            webhook: None,
             idempotency: Some(Idempotency { key: "once".into(), body_hash: [7; 32] }),
             created_at: now,
             deadline: now,

@@ -8,6 +8,7 @@
 //! | [`window`] | how many attempts may be under way at the same time |
 //! | [`presence`] | which signers are alive, and which of them sign next |
 //! | [`rehearsal`] | what the signers would do |
+//! | [`webhooks`] | tells callers that their requests have ended |
 //! | [`pulse`] | how requests have ended lately |
 //! | [`keys`] | the cluster's keys, as they are on record |
 //! | [`store`] | where requests are kept |
@@ -28,6 +29,7 @@ mod server;
 pub mod service;
 pub mod store;
 mod tls;
+pub mod webhooks;
 pub mod window;
 
 pub use service::{Manager, ManagerOptions};

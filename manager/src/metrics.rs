@@ -75,6 +75,18 @@ labels! {
 }
 
 labels! {
+    /// What became of an attempt to tell somebody that a request has ended.
+    pub enum Told {
+        /// They were told.
+        Delivered = "delivered",
+        /// They were not, and it is tried again.
+        PutOff = "put-off",
+        /// They were not, and never will be.
+        GivenUp = "given-up",
+    }
+}
+
+labels! {
     /// A part that a manager needs.
     pub enum Part {
         /// Where requests are kept.
@@ -122,6 +134,8 @@ pub struct Metrics {
     /// HTTP responses, by route, method and status. Which there can be is on no list: each is there from its
     /// first on.
     pub http: IntCounterVec,
+    /// Webhooks, by what became of each attempt.
+    pub webhooks: Counters<Told>,
     /// Messages that were not believed, by reason.
     pub dropped: Counters<Disbelief>,
 }
@@ -220,6 +234,13 @@ impl Metrics {
                     Opts::new("tss_http_responses_total", "HTTP responses by route, method and status."),
                     &["route", "method", "status"],
                 ),
+            ),
+            webhooks: Counters::new(
+                registry,
+                "tss_webhooks_total",
+                "Attempts to tell somebody that a request has ended, by what became of them: delivered, put-off (it is \
+                 tried again) or given-up.",
+                "outcome",
             ),
             dropped: Counters::new(
                 registry,

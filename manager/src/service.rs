@@ -30,6 +30,7 @@ use crate::rehearsal::Rehearsals;
 use crate::server;
 use crate::store::Store;
 use crate::tls::Certificate;
+use crate::webhooks::Webhooks;
 
 /// How many connections those who only watch a manager may have.
 const WATCHERS: u32 = 256;
@@ -107,12 +108,13 @@ impl Manager {
     /// Starts a manager. It drives requests until [`Manager::stop`]; [`Manager::serve`] lets them in.
     ///
     /// # Errors
-    /// When the bus has been closed, the threshold is impossible, or a file that says who is let in is of no use.
+    /// When the bus has been closed, the threshold is impossible, or a file that the configuration names is of no use.
     pub async fn start(options: ManagerOptions) -> anyhow::Result<Self> {
         let ManagerOptions { config, roster, bus, store, registry } = options;
         let threshold = Threshold::new(config.threshold, config.total_parties)?;
         let metrics = Metrics::new(&registry);
         let gate = Gate::open(&config, metrics.turned_away.clone()).await?;
+        let webhooks = Webhooks::open(&config.webhooks).await?;
         metrics.signers.set(threshold.n().into());
         metrics.threshold.set(threshold.t().into());
         let told = config.public_key.map(|public_key| (config.key.clone(), public_key));
@@ -155,6 +157,9 @@ impl Manager {
         manager.spawn(Shared::watch_signers);
         manager.spawn(Shared::expire);
         manager.spawn(|shared| async move { shared.gate.follow().await });
+        if let Some(webhooks) = webhooks {
+            manager.spawn(|shared| webhooks.deliver(shared.store.clone(), shared.metrics.clone()));
+        }
         manager.spawn(|shared| shared.take_results(results));
         manager.spawn(|shared| shared.take_notices(notices));
         manager.spawn(|shared| shared.coordinator.clone().keep_leases());

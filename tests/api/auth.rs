@@ -127,8 +127,8 @@ async fn every_operation_takes_its_scope_and_no_other_and_says_nothing_else() {
     for (status, bodies) in &refusals {
         assert_eq!(bodies.len(), 1, "{status}: {bodies:?}");
     }
-    // A method that there is not tells no more to those who are not let in.
-    assert_eq!(api.ask("delete", "/sign", None, None).await.status(), 401);
+    // What there is not is no secret: the document says what there is.
+    assert_eq!(api.ask("delete", "/sign", None, None).await.status(), 405);
     assert_eq!(api.ask("get", "/nothing", None, None).await.status(), 404);
 
     let metrics = api.ask("get", "/metrics", Some(&token(&claims("prometheus", "read"))), None).await;

@@ -8,3 +8,4 @@ mod network;
 mod openapi;
 mod page;
 mod schemathesis;
+mod webhooks;

@@ -281,7 +281,11 @@ fn parse_wait(text: &str) -> Result<Duration, Problem> {
     })
 }
 
-fn signed(request: &Request, signature: &Signature, public_key: &PublicKey) -> Result<Signed, Problem> {
+/// A signature as it is answered.
+///
+/// # Errors
+/// [`Problem`] when it is damaged.
+pub fn signed(request: &Request, signature: &Signature, public_key: &PublicKey) -> Result<Signed, Problem> {
     let der = signature.to_der().map_err(|error| {
         tracing::error!(request = %request.id, %error, "a stored signature is damaged");
         Problem::from(Kind::Internal)

@@ -28,6 +28,7 @@ use super::{body, schema};
 use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::{Idempotency, Inserted, Progress, Request, State as RequestState};
+use crate::webhooks;
 
 /// The longest idempotency key, in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -66,6 +67,10 @@ pub struct SignBody {
     /// When the wish lapses.
     #[schema(value_type = Option<schema::Time>)]
     pub not_after: Option<Timestamp>,
+    /// Where the manager tells that the request has ended, once or more, as Standard Webhooks has it: an `https://` address.
+    /// No part of what is asked for.
+    #[schema(pattern = "^https?://.", max_length = 2048, example = "https://wallet.example.com/signed")]
+    pub webhook: Option<String>,
     /// Who approved it. No part of what is asked for: a retry with other approvals is the same request.
     #[serde(default)]
     #[schema(value_type = Vec<schema::Approval>, max_items = 32)]
@@ -334,6 +339,7 @@ struct Asked {
     intent: Intent,
     message: Vec<u8>,
     approvals: Vec<Approval>,
+    webhook: Option<String>,
     requester: Option<String>,
     idempotency: Option<Idempotency>,
 }
@@ -365,11 +371,15 @@ fn invalid(detail: String) -> Problem {
 
 impl Asked {
     fn new(body: SignBody, idempotency_key: Option<String>, config: &Config) -> Result<Self, Problem> {
-        let SignBody { message, encoding, hash, key, path, not_after, approvals } = body;
+        let SignBody { message, encoding, hash, key, path, not_after, webhook, approvals } = body;
         let wish = Wish { message, encoding, hash, key, path, not_after };
         let (intent, message) = wish.intent(config).map_err(invalid)?;
         let idempotency = idempotency_key.map(|key| Idempotency { key, body_hash: intent.hash() });
-        Ok(Self { intent, message, approvals, requester: None, idempotency })
+        if let Some(url) = &webhook {
+            webhooks::check(url, &config.webhooks)
+                .map_err(|problem| invalid(format!("`webhook`: {problem}")))?;
+        }
+        Ok(Self { intent, message, approvals, webhook, requester: None, idempotency })
     }
 
     /// The same, as this caller's. Each has idempotency keys of its own, or one could find out another's requests.
@@ -387,7 +397,7 @@ impl Asked {
 
     /// The request, if it can be had at this time.
     fn admit(self, config: &Config, now: Timestamp) -> Result<Request, Problem> {
-        let Self { intent, message, approvals, requester, idempotency } = self;
+        let Self { intent, message, approvals, webhook, requester, idempotency } = self;
         intent.check_time(now).map_err(invalid)?;
         check_approvals(&approvals, &intent).map_err(invalid)?;
         let timeout = SignedDuration::try_from(config.signing_timeout()).unwrap_or(SignedDuration::MAX);
@@ -395,6 +405,7 @@ impl Asked {
         Ok(Request {
             id: Uuid::new_v4(),
             requester,
+            webhook,
             idempotency,
             created_at: now,
             deadline: intent.not_after.map_or(deadline, |time| time.min(deadline)),

@@ -46,6 +46,8 @@ const UNFINISHED: TableDefinition<'_, u128, (i128, u128, i128)> = TableDefinitio
 const FINISHED: TableDefinition<'_, (i128, u128), ()> = TableDefinition::new("finished");
 /// All requests, as they are listed: when they were accepted, in nanoseconds since 1970, and their id.
 const LIST: TableDefinition<'_, (i128, u128), ()> = TableDefinition::new("list");
+/// When the webhook of a request is due, in nanoseconds since 1970, by the request's id.
+const WEBHOOKS: TableDefinition<'_, u128, i128> = TableDefinition::new("webhooks");
 /// The id of the request under an idempotency key.
 const IDEMPOTENCY: TableDefinition<'_, &str, u128> = TableDefinition::new("idempotency");
 /// The keys, by id: [`KeyRecord`] in JSON.
@@ -121,6 +123,7 @@ struct Tables<'t> {
     unfinished: Table<'t, u128, (i128, u128, i128)>,
     finished: Table<'t, (i128, u128), ()>,
     list: Table<'t, (i128, u128), ()>,
+    webhooks: Table<'t, u128, i128>,
     idempotency: Table<'t, &'static str, u128>,
     keys: Table<'t, &'static str, &'static [u8]>,
     /// Whether there is anything to commit.
@@ -137,6 +140,8 @@ struct Asked {
     approvals: Vec<Approval>,
     #[serde(default)]
     requester: Option<String>,
+    #[serde(default)]
+    webhook: Option<String>,
     idempotency: Option<Idempotency>,
     created_at: Timestamp,
     deadline: Timestamp,
@@ -213,6 +218,7 @@ impl Rows {
             message: asked.message,
             approvals: asked.approvals,
             requester: asked.requester,
+            webhook: asked.webhook,
             idempotency: asked.idempotency,
             created_at: asked.created_at,
             deadline: asked.deadline,
@@ -394,6 +400,7 @@ impl<'t> Tables<'t> {
             unfinished: transaction.open_table(UNFINISHED).map_err(failure)?,
             finished: transaction.open_table(FINISHED).map_err(failure)?,
             list: transaction.open_table(LIST).map_err(failure)?,
+            webhooks: transaction.open_table(WEBHOOKS).map_err(failure)?,
             idempotency: transaction.open_table(IDEMPOTENCY).map_err(failure)?,
             keys: transaction.open_table(KEYS).map_err(failure)?,
             changed: false,
@@ -428,12 +435,14 @@ impl Store for EmbeddedStore {
             message: request.message.clone(),
             approvals: request.approvals.clone(),
             requester: request.requester.clone(),
+            webhook: request.webhook.clone(),
             idempotency: request.idempotency.clone(),
             created_at: request.created_at,
             deadline: request.deadline,
         })?;
         let finished_at = request.progress.state.finished_at();
         let listed = (request.created_at.as_nanosecond(), id);
+        let has_webhook = request.webhook.is_some();
         let lease = finished_at.is_some().then(|| request.lease.clone());
         let status = encode(&Status { progress: request.progress.clone(), lease })?;
         let unfinished = Unfinished::row(request.created_at.as_nanosecond(), &request.lease);
@@ -457,6 +466,9 @@ impl Store for EmbeddedStore {
                 }
                 tables.requests.insert(id, asked.as_slice())?;
                 tables.list.insert(listed, ())?;
+                if has_webhook {
+                    tables.webhooks.insert(id, listed.0)?;
+                }
                 tables.status.insert(id, status.as_slice())?;
                 match finished_at {
                     Some(time) => drop(tables.finished.insert((time.as_nanosecond(), id), ())?),
@@ -595,6 +607,50 @@ impl Store for EmbeddedStore {
         Ok(removed)
     }
 
+    async fn take_due(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Request>, StoreError> {
+        // As with lapsed leases.
+        let transaction = self.read()?;
+        let webhooks = transaction.open_table(WEBHOOKS).map_err(failure)?;
+        let unfinished = transaction.open_table(UNFINISHED).map_err(failure)?;
+        if due(&webhooks, &unfinished, now, limit).map_err(Fault::into_inner)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        drop((webhooks, unfinished, transaction));
+        let until = until.as_nanosecond();
+        let taken = self
+            .write(1024, move |tables| {
+                let mut taken = Vec::new();
+                for id in due(&tables.webhooks, &tables.unfinished, now, limit)? {
+                    tables.changed = true;
+                    tables.webhooks.insert(id, until)?;
+                    taken.extend(tables.rows(id)?);
+                }
+                Ok(taken)
+            })
+            .await?;
+        taken.into_iter().map(Rows::decode).collect()
+    }
+
+    async fn put_off(&self, id: Uuid, due: Option<Timestamp>) -> Result<(), StoreError> {
+        let id = id.as_u128();
+        self.write(1024, move |tables| {
+            let known = tables.webhooks.get(id)?.is_some();
+            match due {
+                Some(due) if known => drop(tables.webhooks.insert(id, due.as_nanosecond())?),
+                Some(_) => {}
+                None => drop(tables.webhooks.remove(id)?),
+            }
+            tables.changed |= known;
+            Ok(())
+        })
+        .await
+    }
+
     async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
         let transaction = self.read()?;
         let filter = filter.clone();
@@ -630,6 +686,27 @@ impl Store for EmbeddedStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.write(0, |_| Ok(())).await
     }
+}
+
+/// Up to `limit` requests that have ended with a webhook that is due.
+fn due(
+    webhooks: &impl ReadableTable<u128, i128>,
+    unfinished: &impl ReadableTable<u128, (i128, u128, i128)>,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<u128>, Fault> {
+    let now = now.as_nanosecond();
+    let mut due = Vec::new();
+    for row in webhooks.range::<u128>(..)? {
+        let (id, at) = row?;
+        if due.len() >= limit {
+            break;
+        }
+        if at.value() <= now && unfinished.get(id.value())?.is_none() {
+            due.push(id.value());
+        }
+    }
+    Ok(due)
 }
 
 fn list(transaction: &ReadTransaction, filter: &Filter) -> Result<Listed, StoreError> {
@@ -701,6 +778,7 @@ fn expire_some(tables: &mut Tables<'_>, before: i128) -> Result<u64, Fault> {
         tables.finished.remove((time, id))?;
         tables.requests.remove(id)?;
         tables.status.remove(id)?;
+        tables.webhooks.remove(id)?;
         let Some(Named { idempotency, created_at }) = named else { continue };
         tables.list.remove((created_at.as_nanosecond(), id))?;
         if let Some(Idempotency { key, .. }) = idempotency {

@@ -40,6 +40,9 @@ pub struct Request {
     pub requester: Option<String>,
     /// What the caller named it by, so that asking twice signs once.
     pub idempotency: Option<Idempotency>,
+    /// Where to tell that it has ended.
+    #[serde(default)]
+    pub webhook: Option<String>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// By when it ends.
@@ -300,6 +303,24 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn expire(&self, before: Timestamp) -> Result<u64, StoreError>;
+
+    /// Up to `limit` requests that have ended, with a webhook that is due at `now`; it is then due again at `until`. No two
+    /// managers get the same one. A new request's is due at once, and then when [`Store::put_off`] says.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn take_due(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Request>, StoreError>;
+
+    /// Says when a request's webhook is due again; never, without a time.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn put_off(&self, id: Uuid, due: Option<Timestamp>) -> Result<(), StoreError>;
 
     /// Some of the requests that a filter lets through, the newest first. What takes longer than
     /// [`OPERATION_TIMEOUT`] is left for the next call.

@@ -84,6 +84,8 @@ struct Stored {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     requester: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    webhook: Option<StoredWebhook>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency: Option<Idempotency>,
     created_at: Time,
     deadline: Time,
@@ -97,6 +99,17 @@ struct Stored {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     finished_at: Option<Time>,
     lease: StoredLease,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredWebhook {
+    url: String,
+    /// Absent once it is never due again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Time>,
+    /// Which round of which manager took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    taken: Option<bson::Uuid>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -167,6 +180,11 @@ impl From<&Request> for Stored {
             message: Binary { subtype: BinarySubtype::Generic, bytes: request.message.clone() },
             approvals: request.approvals.clone(),
             requester: request.requester.clone(),
+            webhook: request.webhook.as_ref().map(|url| StoredWebhook {
+                url: url.clone(),
+                due: Some(Time(request.created_at)),
+                taken: None,
+            }),
             idempotency: request.idempotency.clone(),
             created_at: Time(request.created_at),
             deadline: Time(request.deadline),
@@ -189,6 +207,7 @@ impl From<Stored> for Request {
             message: stored.message.bytes,
             approvals: stored.approvals,
             requester: stored.requester,
+            webhook: stored.webhook.map(|webhook| webhook.url),
             idempotency: stored.idempotency,
             created_at: stored.created_at.0,
             deadline: stored.deadline.0,
@@ -289,6 +308,12 @@ impl MongoStore {
                 Some(doc! { "idempotency.key": { "$exists": true } }),
             ),
             index("unfinished_by_lease", doc! { "lease.until": 1 }, None, Some(doc! { "finished": false })),
+            index(
+                "webhooks",
+                doc! { "webhook.due": 1 },
+                None,
+                Some(doc! { "webhook.due": { "$exists": true } }),
+            ),
             index("list", doc! { "created_at": -1, "_id": -1 }, None, None),
             index("finished_by_time", doc! { "finished_at": 1 }, None, Some(doc! { "finished": true })),
         ];
@@ -480,6 +505,51 @@ impl Store for MongoStore {
             }
         }
         Ok(removed)
+    }
+
+    async fn take_due(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Request>, StoreError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let due = doc! { "webhook.due": { "$lte": Time(now) }, "finished": true };
+        self.within(async {
+            let Collections { requests, ids, .. } = self.ready().await?;
+            let found = ids.find(due.clone()).projection(doc! { "_id": 1 }).limit(limit);
+            let found = found.await.map_err(failure)?;
+            let ids: Vec<_> = found.map_ok(|found| found.id).try_collect().await.map_err(failure)?;
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            // Other managers found the same ones; each of them changes for the first to come.
+            let mut filter = due;
+            filter.insert("_id", doc! { "$in": &ids });
+            let round = bson::Uuid::new();
+            let change = doc! { "$set": { "webhook.due": Time(until), "webhook.taken": round } };
+            requests.update_many(filter, change).await.map_err(failure)?;
+            let taken = doc! { "_id": { "$in": ids }, "webhook.taken": round };
+            let taken = requests.find(taken).await.map_err(failure)?;
+            taken.map_ok(Request::from).try_collect().await.map_err(failure)
+        })
+        .await
+    }
+
+    async fn put_off(&self, id: Uuid, due: Option<Timestamp>) -> Result<(), StoreError> {
+        let change = match due {
+            Some(due) => doc! { "$set": { "webhook.due": Time(due) } },
+            None => doc! { "$unset": { "webhook.due": "" } },
+        };
+        let known = doc! { "_id": uuid(id), "webhook.due": { "$exists": true } };
+        self.within(async {
+            self.ready().await?.requests.update_one(known, change).await.map_err(failure)?;
+            Ok(())
+        })
+        .await
     }
 
     async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
