@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tss_mpc::dkls23::Dkls23;
@@ -21,6 +22,7 @@ use crate::trace::Traces;
 pub fn main<F: Future<Output = anyhow::Result<()>>>(program: impl FnOnce() -> F) -> ExitCode {
     // An error means that one has been chosen already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    allow_open_files();
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -33,6 +35,13 @@ pub fn main<F: Future<Output = anyhow::Result<()>>>(program: impl FnOnce() -> F)
             ExitCode::FAILURE
         }
     }
+}
+
+/// Each connection is an open file, and many systems allow 1,024 until somebody asks for more. Whoever does not get them can
+/// still do with what there is.
+fn allow_open_files() {
+    let limits = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
 }
 
 /// A token that is cancelled when the process is asked to stop (SIGINT or SIGTERM).
