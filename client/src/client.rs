@@ -23,6 +23,9 @@ use crate::types::{
     VerifyRequest,
 };
 
+/// The longest request body that the manager takes, in bytes.
+pub const MAX_BODY: usize = 1 << 20;
+
 /// The longest wait that the manager grants.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
@@ -88,8 +91,11 @@ impl<'a> Call<'a> {
     }
 
     fn post(path: &'a [&'a str], body: &impl Serialize) -> Result<Self, Error> {
-        let body = serde_json::to_vec(body)
-            .map_err(|error| Error::Settings { what: "the request".into(), problem: error.to_string() })?;
+        let wrong = |problem| Error::Settings { what: "the request".into(), problem };
+        let body = serde_json::to_vec(body).map_err(|error| wrong(error.to_string()))?;
+        if body.len() > MAX_BODY {
+            return Err(wrong(format!("it has {} bytes: expected at most {MAX_BODY}", body.len())));
+        }
         Ok(Self { method: Method::POST, body: Some(body), ..Self::get(path) })
     }
 

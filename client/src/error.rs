@@ -127,7 +127,8 @@ impl Error {
     /// When asking again may help: at once where it is not said, `None` where it does not.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } => Some(Duration::ZERO),
+            Self::Unreachable { source, .. } => (!is_distrust(source)).then_some(Duration::ZERO),
+            Self::TimedOut { .. } => Some(Duration::ZERO),
             Self::Problem { status, retry_after, .. } => {
                 let passes = matches!(
                     *status,
@@ -141,4 +142,18 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Whether TLS was tried and whoever answered is not believed: that does not pass by itself.
+fn is_distrust(error: &reqwest::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        // As which the TLS library's own errors arrive.
+        let invalid = |error: &std::io::Error| error.kind() == std::io::ErrorKind::InvalidData;
+        if cause.downcast_ref::<std::io::Error>().is_some_and(invalid) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }

@@ -47,5 +47,5 @@ mod tries;
 
 pub use builder::ClientBuilder;
 pub use bytes::{Hex, HexBytes};
-pub use client::Client;
+pub use client::{Client, MAX_BODY};
 pub use error::Error;

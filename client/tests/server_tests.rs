@@ -198,6 +198,17 @@ async fn tries_end_with_the_time_for_them() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_not_signed_in_time_is_named() {
+    let server = Server::start([accepted(), accepted(), json(202, accepted().2)]).await;
+    assert_eq!(server.client().sign(&SignRequest::text("a")).await.unwrap().request_id, id());
+    let error =
+        server.client().sign_and_wait(&SignRequest::text("a"), Duration::from_secs(5)).await.unwrap_err();
+    assert!(matches!(error, Error::NotSigned { request_id, .. } if request_id == id()), "{error:?}");
+    let asked = server.asked().pop().unwrap().what;
+    assert!(asked.starts_with(&format!("GET /signature/{ID}?wait=4")), "{asked}");
+}
+
+#[tokio::test]
 async fn a_manager_that_says_nothing_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -338,4 +349,85 @@ async fn events_are_followed_over_lost_connections_until_the_request_ends() {
     let server = Server::start([problem(403, "forbidden", &[])]).await;
     let seen: Vec<_> = server.client().events(id()).collect().await;
     assert!(matches!(&seen[..], [Err(Error::Problem { kind: ProblemKind::Forbidden, .. })]), "{seen:?}");
+}
+
+/// An authority, and a key and a certificate that it gave to a name, as files.
+struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Self(rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap())
+    }
+
+    fn write(&self, file: &Path) {
+        write(file, &self.0.pem());
+    }
+
+    /// Certificate and key of a name.
+    fn vouch(&self, name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        (parameters.signed_by(&key, &self.0).unwrap(), key)
+    }
+}
+
+#[tokio::test]
+async fn tls_takes_the_right_authority_and_a_certificate_of_ones_own_where_the_server_wants_one() {
+    use rustls::pki_types::PrivateKeyDer;
+
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.0.der().clone()).unwrap();
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let (certificate, key) = authority.vouch("localhost");
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let tls = axum_server::tls_rustls::RustlsConfig::from_config(Arc::new(tls));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let router = Router::new().fallback(|| async { "alive" });
+    let server = axum_server::from_tcp_rustls(listener, tls).unwrap();
+    tokio::spawn(async move { server.serve(router.into_make_service()).await });
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    authority.write(&file("ca.crt"));
+    stranger.write(&file("other.crt"));
+    for (name, by) in [("own", &authority), ("alien", &stranger)] {
+        let (certificate, key) = by.vouch("client");
+        write(&file(&format!("{name}.crt")), &certificate.pem());
+        write(&file(&format!("{name}.key")), &key.serialize_pem());
+    }
+    let builder = || Client::builder(&url).retry_for(Duration::from_secs(60));
+    let trusting = || builder().authorities(file("ca.crt"));
+    trusting().identity(file("own.crt"), file("own.key")).build().unwrap().alive().await.unwrap();
+
+    let began = Instant::now();
+    for client in [builder().authorities(file("other.crt")), builder()] {
+        let client = client.identity(file("own.crt"), file("own.key"));
+        let error = client.build().unwrap().alive().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(30), "distrust does not pass by itself");
+    for client in [trusting(), trusting().identity(file("alien.crt"), file("alien.key"))] {
+        // How the server says so is seen too late to be told from a server that went down.
+        let client = client.retry_for(Duration::ZERO);
+        let error = client.build().unwrap().alive().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    }
+    let mixed = trusting().identity(file("own.crt"), file("alien.key")).build();
+    assert!(matches!(mixed, Err(Error::Settings { .. })), "{mixed:?}");
 }
