@@ -86,8 +86,8 @@ impl ClientBuilder {
         Self { timeout, ..self }
     }
 
-    /// For how long a call is made again when the manager cannot be reached, is busy (503) or has had too many
-    /// calls (429). 30 s unless set; zero makes each call once.
+    /// For how long after it has failed a call is made again when the manager cannot be reached, is busy (503) or has
+    /// had too many calls (429). 30 s unless set; zero makes each call once.
     #[must_use]
     pub fn retry_for(self, time: Duration) -> Self {
         Self { retry_for: time, ..self }

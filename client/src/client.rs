@@ -180,7 +180,8 @@ impl Client {
         signed.ok_or(Error::NotSigned { request_id, patience })
     }
 
-    /// The signature of a request, waiting up to `patience` for it. `None` if it is not there by then.
+    /// The signature of a request, waiting up to `patience` for it. `None` if it is not there by then. A manager that is
+    /// away at that time is still asked again for as long as the client is told to.
     ///
     /// # Errors
     /// [`Error`]; of kind `request-failed` when there will be none.
@@ -188,17 +189,23 @@ impl Client {
         let id = id.to_string();
         let path = ["signature", &id];
         let began = Instant::now();
+        let mut tries = self.tries();
         loop {
             let left = patience.saturating_sub(began.elapsed());
             let wait = left.min(MAX_WAIT);
-            let call =
-                Call { query: vec![("wait", format!("{}ms", wait.as_millis()))], wait, ..Call::get(&path) };
-            let answer = self.call(&call, self.tries()).await?;
-            if answer.status != StatusCode::ACCEPTED {
-                return decode(&call, &answer).map(Some);
-            }
-            if left <= MAX_WAIT {
-                return Ok(None);
+            let query = vec![("wait", format!("{}ms", wait.as_millis()))];
+            let call = Call { query, wait, ..Call::get(&path) };
+            match self.call_once(&call).await {
+                Ok(answer) if answer.status != StatusCode::ACCEPTED => {
+                    return decode(&call, &answer).map(Some);
+                }
+                Ok(_) if left <= MAX_WAIT => return Ok(None),
+                Ok(_) => {
+                    // Whoever does not wait before this answer is not asked all the time.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tries = self.tries();
+                }
+                Err(error) => tries.after(error).await?,
             }
         }
     }

@@ -145,15 +145,14 @@ impl Error {
 }
 
 /// Whether TLS was tried and whoever answered is not believed: that does not pass by itself.
-fn is_distrust(error: &reqwest::Error) -> bool {
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        // As which the TLS library's own errors arrive.
-        let invalid = |error: &std::io::Error| error.kind() == std::io::ErrorKind::InvalidData;
-        if cause.downcast_ref::<std::io::Error>().is_some_and(invalid) {
-            return true;
+fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<std::io::Error>() {
+        // As which the TLS library's own errors arrive, perhaps within another of the same type, which does not call
+        // it its source.
+        Some(error) => {
+            error.kind() == std::io::ErrorKind::InvalidData
+                || error.get_ref().is_some_and(|within| is_distrust(within))
         }
-        next = cause.source();
+        None => error.source().is_some_and(is_distrust),
     }
-    false
 }

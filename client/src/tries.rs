@@ -16,13 +16,15 @@ const LONGEST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Tries {
     failed: u32,
-    until: Option<Instant>,
+    time: Duration,
+    /// Known once one has failed; `None` in it is later than all times.
+    until: Option<Option<Instant>>,
 }
 
 impl Tries {
-    /// From now on, for this long; for ever if that is longer than there are times.
+    /// For this long after the first one has failed.
     pub(crate) fn new(time: Duration) -> Self {
-        Self { failed: 0, until: Instant::now().checked_add(time) }
+        Self { failed: 0, time, until: None }
     }
 
     /// Waits before the next try.
@@ -31,9 +33,10 @@ impl Tries {
     /// The same error, when another try is of no use or would come too late.
     pub(crate) async fn after(&mut self, error: Error) -> Result<(), Error> {
         let Some(asked) = error.retry_after() else { return Err(error) };
+        let until = *self.until.get_or_insert_with(|| Instant::now().checked_add(self.time));
         let wait = asked.max(backoff(self.failed).mul_f64(rand::random_range(0.5..=1.0)));
         let next = Instant::now().checked_add(wait);
-        if next.is_none_or(|next| self.until.is_some_and(|until| next > until)) {
+        if next.is_none_or(|next| until.is_some_and(|until| next > until)) {
             return Err(error);
         }
         self.failed = self.failed.saturating_add(1);
