@@ -52,8 +52,10 @@ async fn what_a_manager_answers_is_what_the_types_say() {
     let client = &signing.client;
 
     let health = client.health().await.unwrap();
-    assert_eq!((health.status, health.store, health.bus), (Readiness::Ok, PartState::Up, PartState::Up));
-    assert_eq!((health.signers.live.len(), health.signers.threshold, health.signers.total), (3, 2, 3));
+    assert_eq!(health.status, Readiness::Ok);
+    assert_eq!((&health.store, &health.bus), (&PartState::Up, &PartState::Up));
+    assert_eq!((health.signers.threshold, health.signers.total), (2, 3));
+    assert!(health.signers.live.len() >= 2, "{health:?}");
     assert!(client.ready().await.unwrap().ready);
     client.alive().await.unwrap();
     assert!(client.metrics().await.unwrap().contains("tss_build_info"));
