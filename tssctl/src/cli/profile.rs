@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
@@ -66,16 +67,16 @@ pub(crate) struct SetArguments {
     #[arg(long, value_name = "URL")]
     manager: Option<String>,
     /// A file with the certificates of the authorities that may vouch for it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_file())]
     manager_ca: Option<PathBuf>,
     /// A file with the token that says who asks. The token itself is never kept in a profile.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_file())]
     token_file: Option<PathBuf>,
     /// A file with the certificate that shows who asks.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_file())]
     client_cert: Option<PathBuf>,
     /// A file with its key.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = any_file())]
     client_key: Option<PathBuf>,
     /// Which key signs.
     #[arg(long)]
@@ -85,6 +86,11 @@ pub(crate) struct SetArguments {
     path: Option<String>,
     #[command(flatten)]
     file: ProfilesFile,
+}
+
+/// The name of a file, or none.
+fn any_file() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// What is kept under a name.

@@ -1,6 +1,7 @@
 //! `status`, `watch` and `requests`.
 
 use std::pin::pin;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -44,7 +45,7 @@ pub(crate) struct RequestsArguments {
     #[arg(conflicts_with_all = ["status", "key", "created_after", "created_before", "limit"])]
     request: Option<Uuid>,
     /// Only those that are so far: Pending, InProgress, Completed or Failed.
-    #[arg(long)]
+    #[arg(long, value_parser = RequestStatus::from_str)]
     status: Option<RequestStatus>,
     /// Only those of this key.
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -26,10 +27,11 @@ pub(crate) struct SignArguments {
     #[command(flatten)]
     message: Message,
     /// How the text is written: utf8, hex or base64.
-    #[arg(long, conflicts_with_all = ["file", "stdin", "hex"])]
+    // Named, as clap would take what is unknown here for `Other`.
+    #[arg(long, value_parser = Encoding::from_str, conflicts_with_all = ["file", "stdin", "hex"])]
     encoding: Option<Encoding>,
     /// How it is hashed: sha256, sha256d, keccak256, eip191 or none (the text is the digest, in hex).
-    #[arg(long)]
+    #[arg(long, value_parser = HashAlgorithm::from_str)]
     hash: Option<HashAlgorithm>,
     /// Which key signs.
     #[arg(long)]
