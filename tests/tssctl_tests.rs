@@ -283,10 +283,11 @@ fn shells_and_readers_of_manuals_are_served() {
     assert!(page.contains("idempotency"), "{page}");
 }
 
+/// A path, and the status, headers and body that it is answered with.
+type Route = (&'static str, u16, Vec<(&'static str, &'static str)>, String);
+
 /// A server that answers a path, or what begins with one that ends with `=`, with status, headers and body, and remembers who asked.
-async fn server(
-    routes: Vec<(&'static str, u16, Vec<(&'static str, &'static str)>, String)>,
-) -> (String, Arc<Mutex<Vec<String>>>) {
+async fn server(routes: Vec<Route>) -> (String, Arc<Mutex<Vec<String>>>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = asked.clone();
     let answer = move |request: Request| async move {
