@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tss_common::approval::Approval;
+use tss_client::Client;
+use tss_client::types::{self, Approval, RequestStatus, SignRequest, Status};
 use tss_common::config::{Config, StoreKind};
 use tss_common::intent::{Encoding, HashAlgorithm, Wish};
 use tss_mpc::{Dkls23, ShareDocument, SignerIndex, Threshold};
 use tssctl::approver;
-use tssctl::client::{Client, SignRequest};
 use tssctl::network::{Network, NetworkOptions};
 use uuid::Uuid;
 
@@ -63,17 +63,17 @@ impl Signing {
             mongodb_uri: None,
         };
         let network = Network::start(options).await.unwrap();
-        let client = Client::new(&network.url(), None).unwrap();
+        let client = Client::builder(network.url()).build().unwrap();
         (Self { network, client, config, policy: file, folder }, keys)
     }
 
     /// Asks for a signature and waits for the request's end.
-    async fn ask(&self, request: &SignRequest) -> Value {
-        let id = self.client.sign(request).await.unwrap();
-        self.ended(id).await
+    async fn ask(&self, request: &SignRequest) -> Status {
+        let accepted = self.client.sign(request).await.unwrap();
+        self.ended(accepted.request_id).await
     }
 
-    async fn ended(&self, id: Uuid) -> Value {
+    async fn ended(&self, id: Uuid) -> Status {
         // A failed request is an error here; the status tells why.
         let _ = self.client.signature(id, SOON).await;
         self.client.status(id).await.unwrap()
@@ -82,8 +82,8 @@ impl Signing {
     /// That a request fails for reasons that contain these parts.
     async fn refused(&self, request: &SignRequest, parts: &[&str]) {
         let status = self.ask(request).await;
-        assert_eq!(status["status"], "Failed", "{status}");
-        let reason = status["reason"].as_str().unwrap();
+        assert_eq!(status.status, RequestStatus::Failed, "{status:?}");
+        let reason = status.reason.unwrap();
         for part in parts {
             assert!(reason.contains(part), "`{part}` is missing in: {reason}");
         }
@@ -91,7 +91,7 @@ impl Signing {
 
     async fn signed(&self, request: &SignRequest) {
         let status = self.ask(request).await;
-        assert_eq!(status["status"], "Completed", "{status}");
+        assert_eq!(status.status, RequestStatus::Completed, "{status:?}");
     }
 
     async fn metrics(&self) -> String {
@@ -126,7 +126,10 @@ impl Signing {
         let wish = Wish {
             message: request.message.clone(),
             encoding: Encoding::Utf8,
-            hash: request.hash.as_deref().map_or(HashAlgorithm::default(), |hash| hash.parse().unwrap()),
+            hash: request
+                .hash
+                .as_ref()
+                .map_or(HashAlgorithm::default(), |hash| hash.as_str().parse().unwrap()),
             key: request.key.clone(),
             path: request.path.as_deref().map(|path| path.parse().unwrap()),
             not_after: request.not_after,
@@ -134,7 +137,7 @@ impl Signing {
         let (_, approval) = approver::approve(&keys.file(name), wish, &self.config).unwrap();
         let file = self.folder.path().join("approval.json");
         std::fs::write(&file, serde_json::to_string(&approval).unwrap()).unwrap();
-        approver::read_approval(&file).unwrap()
+        approver::to_send(&approver::read_approval(&file).unwrap())
     }
 
     async fn stop(self) {
@@ -171,7 +174,7 @@ impl Keys {
 }
 
 fn request(message: &str) -> SignRequest {
-    SignRequest { message: message.into(), ..SignRequest::default() }
+    SignRequest::text(message)
 }
 
 fn with_path(path: &str) -> SignRequest {
@@ -198,7 +201,7 @@ async fn nothing_is_signed_without_the_approvals_that_the_policy_requires() {
         (SignRequest { message: "pay 6 to bob".into(), ..with(vec![by("alice")]) }, "digest "),
         (SignRequest { not_after: None, ..with(vec![by("alice")]) }, "not_after absent"),
         (SignRequest { path: Some("m".into()), ..with(vec![by("alice")]) }, "path m,"),
-        (SignRequest { hash: Some("eip191".into()), ..with(vec![by("alice")]) }, "hash eip191"),
+        (SignRequest { hash: Some(types::HashAlgorithm::Eip191), ..with(vec![by("alice")]) }, "hash eip191"),
     ] {
         let error = signing.client.sign(&other).await.unwrap_err().to_string();
         for part in [part, "`approvals[0]`", &keys.public["alice"], "did not sign this request"] {
@@ -224,7 +227,7 @@ async fn asking_again_with_other_approvals_is_the_same_request() {
     let (status, id) = post(json!({"message": "once", "approvals": [approval]})).await;
     assert_eq!(status, 201);
     assert_eq!(post(json!({"message": "once"})).await, (200, id));
-    assert_eq!(signing.ended(id).await["status"], "Completed");
+    assert_eq!(signing.ended(id).await.status, RequestStatus::Completed);
     signing.stop().await;
 }
 

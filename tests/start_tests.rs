@@ -367,14 +367,14 @@ fn verify_tells_a_right_signature_from_a_wrong_one() {
         ("half a signature", "hello", &compact[..64].to_owned(), &own, &[]),
     ] {
         let output = verify(text, signature, key, more);
-        assert_eq!(output.status.code(), Some(1), "{what}");
+        assert_eq!(output.status.code(), Some(3), "{what}");
         assert_says(&error(&output), &["error: invalid: "]);
         assert!(output.stdout.is_empty(), "{what}");
     }
     for (signature, key, part) in [("xyz", &own[..], "--signature: expected hex"), (&compact, "02ff", "SEC1")]
     {
         let output = verify("hello", signature, key, &[]);
-        assert!(!output.status.success());
+        assert_eq!(output.status.code(), Some(2));
         assert_says(&error(&output), &[part]);
     }
 }
@@ -453,7 +453,7 @@ fn a_devnet_signs_from_the_command_line_and_keeps_its_key() {
     let compact = signed["compact"].as_str().unwrap();
     answer(tssctl(&["verify", "hello", "--signature", compact, "--public-key", &derived]));
     let wrong = tssctl(&["verify", "hello", "--signature", compact, "--public-key", &root]);
-    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(wrong.status.code(), Some(3));
 
     let digest = hex::encode(Sha256::digest(b"hello"));
     let arguments = ["sign", &digest, "--hash", "none", "--path", "m", "--manager", &manager];
@@ -482,7 +482,7 @@ fn a_devnet_signs_from_the_command_line_and_keeps_its_key() {
     }
     devnet.stop();
     let output = tssctl(&["sign", "x", "--manager", &manager]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(5));
     assert_says(&error(&output), &["no answer from the manager at", &manager]);
 
     let devnet = Devnet::start(&folder, port);

@@ -366,8 +366,16 @@ struct Layer {
 }
 
 const PREFIX: &str = "TSS_";
-/// Where `tssctl` finds the manager, and whom it believes: no settings, though they begin like some.
-const NO_SETTINGS: [&str; 2] = ["TSS_MANAGER", "TSS_MANAGER_CA"];
+/// Where `tssctl` finds the manager, whom it believes and who it says it is: no settings, though they begin like some.
+const NO_SETTINGS: [&str; 7] = [
+    "TSS_MANAGER",
+    "TSS_MANAGER_CA",
+    "TSS_PROFILE",
+    "TSS_TOKEN",
+    "TSS_TOKEN_FILE",
+    "TSS_CLIENT_CERT",
+    "TSS_CLIENT_KEY",
+];
 
 impl Config {
     /// Reads `dir/default.toml`, `dir/{RUN_MODE}.toml` (`development` unless set) and the `TSS_*`
@@ -688,6 +696,7 @@ mod tests {
                 ("HOME", "/"),
                 ("TSS_MANAGER", "http://127.0.0.1:8080"),
                 ("TSS_MANAGER_CA", "ca.crt"),
+                ("TSS_TOKEN_FILE", "token"),
                 ("TSS_MONGODB_DATABASE", "12"),
             ],
         )

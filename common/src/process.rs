@@ -20,6 +20,17 @@ use crate::trace::Traces;
 /// Runs a program: chooses the TLS implementation, starts the runtime, and prints an error as one
 /// line with its causes.
 pub fn main<F: Future<Output = anyhow::Result<()>>>(program: impl FnOnce() -> F) -> ExitCode {
+    main_with(program, |error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// As [`main`], for a program that has its own way to say what went wrong.
+pub fn main_with<F: Future<Output = anyhow::Result<()>>>(
+    program: impl FnOnce() -> F,
+    report: impl FnOnce(&anyhow::Error) -> ExitCode,
+) -> ExitCode {
     // An error means that one has been chosen already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     allow_open_files();
@@ -30,10 +41,7 @@ pub fn main<F: Future<Output = anyhow::Result<()>>>(program: impl FnOnce() -> F)
         .and_then(|runtime| runtime.block_on(program()));
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => report(&error),
     }
 }
 

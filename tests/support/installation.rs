@@ -106,6 +106,7 @@ impl Installation {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TSS_")) {
             command.env_remove(name);
         }
+        command.env_remove("TSSCTL_CONFIG").env("XDG_CONFIG_HOME", self.folder.path());
         command.env_remove("RUN_MODE").env_remove("RUST_LOG").envs(self.settings.iter().cloned());
         command
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use tss_client::{Hex, types};
 use tss_common::approval::Approval;
 use tss_common::config::Config;
 use tss_common::ed25519::{SigningKey, VerifyingKey};
@@ -101,6 +102,14 @@ pub fn read_approval(file: &Path) -> anyhow::Result<Approval> {
         serde_json::from_str(text.trim()).context(expected)
     };
     read().with_context(|| format!("approval {}", file.display()))
+}
+
+/// An approval as a request carries it.
+pub fn to_send(approval: &Approval) -> types::Approval {
+    types::Approval {
+        approver: Hex(*approval.approver.as_bytes()),
+        signature: Hex(*approval.signature.as_bytes()),
+    }
 }
 
 /// The text of a file that is short, and may be secret.

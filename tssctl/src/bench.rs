@@ -11,17 +11,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
+use tss_client::Client;
+use tss_client::types::SignRequest;
 use tss_common::config::Config;
 use tss_common::process;
 use tss_mpc::local::run_local_sequential;
 use tss_mpc::{Quorum, SessionId, ShareDocument, SignSetup, SignerIndex, SigningShare, Threshold};
 
-use crate::client::{Client, SignRequest};
 use crate::keygen;
 use crate::network::{Network, NetworkOptions};
 
 /// How many signatures each measurement of the ceiling takes.
 const CEILING_SIGNATURES: u32 = 40;
+
+/// How long one signature may take.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a benchmark runs with.
 #[derive(Clone, Debug)]
@@ -173,7 +177,7 @@ fn thread_cpu() -> Duration {
 
 /// Makes the requests; yields the seconds it took and each request's latency.
 async fn load(url: &str, options: &BenchOptions) -> anyhow::Result<(f64, Vec<Duration>)> {
-    let client = Client::new(url, None)?;
+    let client = Client::builder(url).build()?;
     // Connections are opened and caches filled before the clock starts.
     one(&client, usize::MAX).await?;
     let next = Arc::new(AtomicUsize::new(0));
@@ -203,14 +207,9 @@ async fn load(url: &str, options: &BenchOptions) -> anyhow::Result<(f64, Vec<Dur
 }
 
 async fn one(client: &Client, number: usize) -> anyhow::Result<()> {
-    let request = SignRequest { message: format!("benchmark {number}"), ..SignRequest::default() };
-    let id = client.sign(&request).await?;
-    for _ in 0..10 {
-        if client.signature(id, Duration::from_secs(60)).await?.is_some() {
-            return Ok(());
-        }
-    }
-    anyhow::bail!("request {id} has no signature after ten minutes")
+    let request = SignRequest::text(format!("benchmark {number}"));
+    client.sign_and_wait(&request, PATIENCE).await?;
+    Ok(())
 }
 
 /// The value below which this share of the sorted values lies.

@@ -9,12 +9,10 @@
 //! | [`bench`] | such a network under load, against its engine's own ceiling |
 //! | [`approver`] | approvers' keys, and the approvals they make |
 //! | [`audit`] | the signers' audit logs, checked and shown |
-//! | [`client`] | the manager's REST API, as a caller uses it |
 
 pub mod approver;
 pub mod audit;
 pub mod bench;
-pub mod client;
 pub mod devnet;
 pub mod keygen;
 pub mod legacy;
