@@ -55,10 +55,11 @@ fn request(holder: Uuid) -> Request {
         intent,
         message: b"hello".to_vec(),
         approvals: approvals.into(),
+        requester: Some("somebody".into()),
         idempotency: None,
         created_at: at(0),
         deadline: at(60),
-        progress: Progress { attempts: 0, quorum: None, state: State::Pending },
+        progress: Progress { attempts: 0, quorum: None, begun_at: None, state: State::Pending },
         lease: lease(holder, 10),
     }
 }
@@ -69,6 +70,12 @@ fn named(key: &str, holder: Uuid) -> Request {
 
 fn quorum(signers: &[u8]) -> Quorum {
     Quorum::new(signers.iter().map(|&index| SignerIndex::new(index).unwrap())).unwrap()
+}
+
+/// The progress of a request whose attempt has begun, at 1.
+fn begun(attempt: u32, signers: &[u8]) -> Progress {
+    let quorum = Some(quorum(signers));
+    Progress { attempts: attempt, quorum, begun_at: Some(at(1)), state: State::InProgress }
 }
 
 /// The public key whose secret is 1: the generator.
@@ -125,11 +132,11 @@ async fn keeps_every_field(store: SharedStore) {
     let mut full = named("a key", holder);
     full.intent.path = "m".parse().unwrap();
     full.intent.not_after = Some(at(30));
-    full.progress = Progress { attempts: u32::MAX, quorum: Some(quorum(&[1, 16])), state: State::InProgress };
+    full.progress = begun(u32::MAX, &[1, 16]);
     let mut whole_second = request(holder);
     whole_second.created_at = Timestamp::from_second(1_800_000_000).unwrap();
     let mut done = request(holder);
-    done.progress = Progress { attempts: 1, quorum: Some(quorum(&[2, 3])), state: completed(1, 5) };
+    done.progress = Progress { state: completed(1, 5), ..begun(1, &[2, 3]) };
     let mut ended = request(holder);
     ended.progress.state = failed("zero signers answered: \"\\ \u{1F511} $set", 5);
     for request in [request(holder), full, whole_second, done, ended] {
@@ -158,7 +165,7 @@ async fn knows_no_other_requests(store: SharedStore) {
     insert(&store, &request(holder)).await;
     let unknown = Uuid::new_v4();
     assert_eq!(store.get(unknown).await.unwrap(), None);
-    assert!(!store.begin_attempt(unknown, holder, 1, &quorum(&[1, 2])).await.unwrap());
+    assert!(!store.begin_attempt(unknown, holder, &begun(1, &[1, 2])).await.unwrap());
     assert!(!store.finish(unknown, &completed(1, 1)).await.unwrap());
     assert_eq!(store.get(unknown).await.unwrap(), None);
 }
@@ -167,7 +174,7 @@ async fn takes_an_insertion_twice_for_one(store: SharedStore) {
     let holder = Uuid::new_v4();
     for first in [request(holder), named("once", holder)] {
         insert(&store, &first).await;
-        assert!(store.begin_attempt(first.id, holder, 1, &quorum(&[1, 2])).await.unwrap());
+        assert!(store.begin_attempt(first.id, holder, &begun(1, &[1, 2])).await.unwrap());
         insert(&store, &first).await;
         let now = stored(&store, first.id).await;
         assert_eq!(now.progress.attempts, 1, "the second insertion changed the request");
@@ -280,22 +287,21 @@ async fn attempts_are_begun_by_the_holder_until_the_end(store: SharedStore) {
     let request = request(holder);
     insert(&store, &request).await;
     let id = request.id;
-    assert!(!store.begin_attempt(id, Uuid::new_v4(), 1, &quorum(&[1, 2])).await.unwrap());
+    assert!(!store.begin_attempt(id, Uuid::new_v4(), &begun(1, &[1, 2])).await.unwrap());
     assert_eq!(stored(&store, id).await, request);
 
     for (attempt, signers) in [(1, [1, 2]), (1, [1, 2]), (2, [1, 3])] {
-        assert!(store.begin_attempt(id, holder, attempt, &quorum(&signers)).await.unwrap());
+        assert!(store.begin_attempt(id, holder, &begun(attempt, &signers)).await.unwrap());
         let mut expected = request.clone();
-        expected.progress =
-            Progress { attempts: attempt, quorum: Some(quorum(&signers)), state: State::InProgress };
+        expected.progress = begun(attempt, &signers);
         assert_eq!(stored(&store, id).await, expected);
     }
 
     assert!(store.finish(id, &completed(1, 5)).await.unwrap());
     let ended = stored(&store, id).await;
-    let progress = Progress { attempts: 2, quorum: Some(quorum(&[1, 3])), state: completed(1, 5) };
+    let progress = Progress { state: completed(1, 5), ..begun(2, &[1, 3]) };
     assert_eq!(ended, Request { progress, ..request });
-    assert!(!store.begin_attempt(id, holder, 3, &quorum(&[2, 3])).await.unwrap());
+    assert!(!store.begin_attempt(id, holder, &begun(3, &[2, 3])).await.unwrap());
     assert_eq!(stored(&store, id).await, ended);
 }
 
@@ -304,8 +310,8 @@ async fn a_lapsed_lease_holds_until_it_is_taken_over(store: SharedStore) {
     let request = request(old);
     insert(&store, &request).await;
     assert_eq!(store.take_over(at(11), &lease(new, 20), 10).await.unwrap().len(), 1);
-    assert!(!store.begin_attempt(request.id, old, 1, &quorum(&[1, 2])).await.unwrap());
-    assert!(store.begin_attempt(request.id, new, 1, &quorum(&[1, 2])).await.unwrap());
+    assert!(!store.begin_attempt(request.id, old, &begun(1, &[1, 2])).await.unwrap());
+    assert!(store.begin_attempt(request.id, new, &begun(1, &[1, 2])).await.unwrap());
     // Whoever has the signature may end the request.
     assert!(store.finish(request.id, &completed(1, 12)).await.unwrap());
 }
@@ -367,7 +373,7 @@ async fn attempts_and_ends_do_not_mix(store: SharedStore) {
                 if index == 4 {
                     assert!(store.finish(id, &completed(1, 5)).await.unwrap());
                 } else {
-                    store.begin_attempt(id, holder, index as u32, &quorum(&[1, 2])).await.unwrap();
+                    store.begin_attempt(id, holder, &begun(index as u32, &[1, 2])).await.unwrap();
                 }
             }
         })
@@ -424,9 +430,9 @@ async fn take_over_knows_how_far_a_request_was(store: SharedStore) {
     let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
     let request = named("resumed", old);
     insert(&store, &request).await;
-    assert!(store.begin_attempt(request.id, old, 3, &quorum(&[2, 3])).await.unwrap());
+    assert!(store.begin_attempt(request.id, old, &begun(3, &[2, 3])).await.unwrap());
     let taken = store.take_over(at(11), &lease(new, 20), 1).await.unwrap();
-    let progress = Progress { attempts: 3, quorum: Some(quorum(&[2, 3])), state: State::InProgress };
+    let progress = begun(3, &[2, 3]);
     assert_eq!(taken, [Request { progress, lease: lease(new, 20), ..request }]);
 }
 
@@ -566,7 +572,7 @@ async fn throughput(store: SharedStore) {
                         "insert" => insert(&store, request).await,
                         "begin_attempt" => {
                             assert!(
-                                store.begin_attempt(request.id, holder, 1, &quorum(&[1, 2])).await.unwrap()
+                                store.begin_attempt(request.id, holder, &begun(1, &[1, 2])).await.unwrap()
                             );
                         }
                         _ => assert!(store.finish(request.id, &completed(1, 5)).await.unwrap()),
@@ -687,7 +693,7 @@ mod embedded_file {
             insert(&store, request).await;
         }
         store.pin_key(&key).await.unwrap();
-        assert!(store.begin_attempt(begun.id, holder, 1, &quorum(&[1, 2])).await.unwrap());
+        assert!(store.begin_attempt(begun.id, holder, &begun(1, &[1, 2])).await.unwrap());
         assert!(store.finish(done.id, &completed(1, 9)).await.unwrap());
         assert!(store.finish(expired.id, &completed(1, 5)).await.unwrap());
         assert_eq!(store.expire(at(9)).await.unwrap(), 1);
@@ -932,7 +938,7 @@ mod mongodb_absent {
             store.insert(&request),
             store.get(request.id),
             store.find("order-1"),
-            store.begin_attempt(request.id, lease.holder, 1, &quorum),
+            store.begin_attempt(request.id, lease.holder, &begun),
             store.finish(request.id, &state),
             store.take_over(at(20), &lease, 10),
             store.renew(&lease),

@@ -134,11 +134,18 @@ pub struct Limits {
     pub pending: u32,
     /// How many sessions a signer takes part in at the same time.
     pub sessions: u16,
+    /// How many connections a manager has at the same time; more are closed at once.
+    pub connections: u32,
+    /// How many calls a second a manager takes from one subject in the long run, a batch counting as many as it has
+    /// requests; 0 for any number.
+    pub rate: u32,
+    /// How many calls may come at once, after a pause.
+    pub burst: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { active: 48, pending: 10_000, sessions: 256 }
+        Self { active: 48, pending: 10_000, sessions: 256, connections: 4096, rate: 1000, burst: 5000 }
     }
 }
 
@@ -148,6 +155,27 @@ impl Default for Limits {
 pub enum Auth {
     /// Anybody who can reach it.
     None,
+    /// Who has a token: see [`JwtConfig`].
+    Jwt,
+}
+
+/// Which bearer tokens a manager takes (RFC 6750, RFC 7519), where `auth = "jwt"`: those of one secret, or those of the
+/// keys that an identity provider publishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JwtConfig {
+    /// A file with secrets for HS256, one a line, each of at least 32 bytes: a token may be made with any of them. Read
+    /// again when it changes.
+    pub secret_file: Option<PathBuf>,
+    /// Where the provider's JSON Web Key Set (RFC 7517) is, for RS256, ES256 and EdDSA: `https://`, or `http://` on
+    /// loopback. Asked again now and then, and when a token names a key that is not in it.
+    pub jwks_url: Option<String>,
+    /// The certificates of those who may vouch for `jwks_url`, in PEM, and nobody else then may.
+    pub jwks_ca_file: Option<PathBuf>,
+    /// What a token's `iss` has to be; not looked at where absent, which only a secret allows.
+    pub issuer: Option<String>,
+    /// What a token's `aud` has to be or contain; the cluster's name where absent.
+    pub audience: Option<String>,
 }
 
 macro_rules! config {
@@ -236,8 +264,13 @@ config! {
     manager_tls_cert_file: Option<PathBuf> = None,
     /// The private key of `manager_tls_cert_file`, in PEM.
     manager_tls_key_file: Option<PathBuf> = None,
-    /// Who may use the API. `none` has to be written out where the address is not loopback.
+    /// The authorities, in PEM, one of whom has to vouch for a client's own certificate. With it nobody without one
+    /// can connect; who may do what is still for `auth` to say.
+    manager_tls_client_ca_file: Option<PathBuf> = None,
+    /// Who may use the API: `none` or `jwt`. It has to be written out where the address is not loopback.
     auth: Option<Auth> = None,
+    /// Which tokens are taken.
+    jwt: JwtConfig = JwtConfig::default(),
     /// The port of a signer's health and metrics; 0 for none.
     signer_port: u16 = 0,
     /// The address of a signer's health and metrics.
@@ -454,6 +487,12 @@ impl Config {
             };
             return wrong(key, format!("expected `{other}` as well"));
         }
+        if self.manager_tls_client_ca_file.is_some() && self.manager_tls_cert_file.is_none() {
+            return wrong("manager_tls_client_ca_file", "expected `manager_tls_cert_file` as well".into());
+        }
+        if let Err(problem) = self.jwt.check(self.auth) {
+            return wrong("jwt", problem);
+        }
         for (key, seconds, most) in
             [("signing_timeout", self.signing_timeout, 3600), ("attempt_timeout", self.attempt_timeout, 600)]
         {
@@ -464,12 +503,17 @@ impl Config {
         if self.retention_hours == 0 {
             return wrong("retention_hours", "expected at least 1 hour".into());
         }
-        if self.limits.active == 0 || self.limits.pending == 0 || self.limits.sessions == 0 {
-            return wrong("limits", "expected at least 1 of each".into());
+        let Limits { active, pending, sessions, connections, rate, burst } = self.limits;
+        if active == 0 || pending == 0 || sessions == 0 || connections == 0 || burst == 0 {
+            return wrong("limits", "expected at least 1 of each, but for `rate`".into());
+        }
+        if burst < rate {
+            return wrong("limits", format!("burst = {burst}: expected at least `rate` = {rate}"));
         }
         if !self.manager_address.is_loopback() && self.auth.is_none() {
             let problem = format!(
-                "{} is not loopback, so anybody who can reach it could sign: expected `auth = \"none\"` in so many words",
+                "{} is not loopback, so anybody who can reach it could sign: expected `auth = \"jwt\"`, or \
+                 `auth = \"none\"` in so many words",
                 self.manager_address
             );
             return wrong("manager_address", problem);
@@ -503,6 +547,46 @@ pub fn check_name(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err("expected 1 to 63 lower-case letters, digits or hyphens".into())
+}
+
+impl JwtConfig {
+    fn check(&self, auth: Option<Auth>) -> Result<(), String> {
+        if auth != Some(Auth::Jwt) {
+            return match *self == Self::default() {
+                true => Ok(()),
+                false => Err("expected `auth = \"jwt\"` as well".into()),
+            };
+        }
+        let url = match (&self.secret_file, &self.jwks_url) {
+            (Some(_), None) => None,
+            (None, Some(url)) => Some(url),
+            _ => return Err("expected either `secret_file` or `jwks_url`".into()),
+        };
+        if let Some(url) = url
+            && !is_key_set(url)
+        {
+            return Err(format!("jwks_url `{url}`: expected https://…, or http://… on loopback"));
+        }
+        if url.is_some() && self.issuer.is_none() {
+            return Err("expected `issuer` together with `jwks_url`".into());
+        }
+        if url.is_none() && self.jwks_ca_file.is_some() {
+            return Err("`jwks_ca_file`: expected `jwks_url` as well".into());
+        }
+        if [&self.issuer, &self.audience].into_iter().flatten().any(String::is_empty) {
+            return Err("`issuer`, `audience`: expected some text".into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether keys that come from there are the provider's.
+fn is_key_set(url: &str) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else { return false };
+    let host = uri.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    !host.is_empty() && (uri.scheme_str() == Some("https") || uri.scheme_str() == Some("http") && loopback)
 }
 
 /// Whether it can be a collector's address. There is no TLS to it: it is a neighbour, which sends on what it gets
@@ -649,6 +733,33 @@ mod tests {
                 &[],
                 ["default.toml", "`manager_tls_cert_file`", "manager_tls_key_file"],
             ),
+            (
+                "",
+                "",
+                &[("TSS_MANAGER_TLS_CLIENT_CA_FILE", "x")],
+                ["TSS_MANAGER_TLS_CLIENT_CA_FILE", "expected", "manager_tls_cert_file"],
+            ),
+            ("auth = \"jwt\"", "", &[], ["`jwt`", "secret_file", "jwks_url"]),
+            ("[jwt]\nsecret_file = \"x\"", "", &[], ["default.toml", "`jwt`", "auth = \"jwt\""]),
+            (
+                "auth = \"jwt\"",
+                "[jwt]\nsecret_file = \"x\"\njwks_url = \"https://x\"",
+                &[],
+                ["development.toml", "`jwt`", "either"],
+            ),
+            (
+                "auth = \"jwt\"",
+                "[jwt]\njwks_url = \"http://idp/jwks\"",
+                &[],
+                ["development.toml", "jwks_url `http://idp/jwks`", "loopback"],
+            ),
+            (
+                "auth = \"jwt\"",
+                "",
+                &[("TSS_JWT__JWKS_URL", "https://idp/jwks")],
+                ["TSS_JWT__JWKS_URL", "`issuer`", "expected"],
+            ),
+            ("", "limits.burst = 1", &[], ["development.toml", "burst = 1", "`rate` = 1000"]),
             ("", "", &[("TSS_TRACE__SAMPLE_RATIO", "1.5")], ["TSS_TRACE__SAMPLE_RATIO", "1.5", "0 to 1"]),
             ("", "", &[("TSS_TRACE__SAMPLE_RATIO", "nan")], ["TSS_TRACE__SAMPLE_RATIO", "NaN", "0 to 1"]),
             (

@@ -27,7 +27,8 @@ use uuid::Uuid;
 use crate::keys::Keys;
 use crate::metrics::{AttemptEnd, Finish, Metrics, Part, Stage};
 use crate::presence::Presence;
-use crate::store::{Inserted, KeyRecord, Lease, Progress, Request, State, Store, StoreError};
+use crate::pulse::Pulse;
+use crate::store::{Filter, Inserted, KeyRecord, Lease, Listed, Progress, Request, State, Store, StoreError};
 use crate::window::Window;
 
 /// For how long a lease holds without being renewed.
@@ -103,6 +104,7 @@ pub struct Coordinator {
     keys: Arc<Keys>,
     presence: Arc<Presence>,
     metrics: Metrics,
+    pulse: Pulse,
     requests: Mutex<Requests>,
     slots: Semaphore,
     window: Window,
@@ -248,6 +250,7 @@ impl Coordinator {
             keys,
             presence,
             metrics,
+            pulse: Pulse::default(),
             requests: Mutex::default(),
             finished: broadcast::Sender::new(1024),
             store_up: watch::Sender::new(false),
@@ -435,6 +438,19 @@ impl Coordinator {
     /// # Errors
     /// [`StoreError`] when it is not in memory and the store does not answer.
     pub async fn wait(&self, id: Uuid, patience: Duration) -> Result<Option<Arc<Request>>, StoreError> {
+        self.wait_until(id, patience, |progress| progress.state.is_finished()).await
+    }
+
+    /// The request of this id once it is as far as `there` says, or as far as it is after `patience`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it is not in memory and the store does not answer.
+    pub async fn wait_until(
+        &self,
+        id: Uuid,
+        patience: Duration,
+        there: impl Fn(&Progress) -> bool,
+    ) -> Result<Option<Arc<Request>>, StoreError> {
         let deadline = Instant::now() + patience;
         let mut notices = self.finished.subscribe();
         loop {
@@ -444,14 +460,14 @@ impl Coordinator {
                 Some(mut latest) => {
                     // An error means that another manager took the request over: then ask the store.
                     if let Ok(Ok(request)) =
-                        timeout(left, latest.wait_for(|request| request.progress.state.is_finished())).await
+                        timeout(left, latest.wait_for(|request| there(&request.progress))).await
                     {
                         return Ok(Some(request.clone()));
                     }
                 }
                 None => {
                     let request = self.get(id).await?;
-                    if request.as_ref().is_none_or(|request| request.progress.state.is_finished()) {
+                    if request.as_ref().is_none_or(|request| there(&request.progress)) {
                         return Ok(request);
                     }
                     // Another manager drives it, and says when it has ended; should that be lost, the
@@ -466,6 +482,19 @@ impl Coordinator {
                 return self.get(id).await;
             }
         }
+    }
+
+    /// Some of the requests that are kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
+        self.store.list(filter).await.inspect_err(|error| self.note_store_error(error))
+    }
+
+    /// How many requests have ended here lately, and how fast.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// An outcome for a request that is driven here: `false` if it is not.
@@ -624,7 +653,13 @@ impl Coordinator {
         let quorum = &assignment.quorum;
         let number = request.progress.attempts.saturating_add(1);
         let began = Instant::now();
-        let beginning = self.store.begin_attempt(request.id, request.lease.holder, number, quorum);
+        let begun = Progress {
+            attempts: number,
+            quorum: Some(quorum.clone()),
+            begun_at: Some(Timestamp::now()),
+            state: State::InProgress,
+        };
+        let beginning = self.store.begin_attempt(request.id, request.lease.holder, &begun);
         match beginning.instrument(tracing::debug_span!("begin")).await {
             Ok(true) => {}
             Ok(false) => return Verdict::Lost,
@@ -634,8 +669,7 @@ impl Coordinator {
             }
         }
         self.metrics.stage(Stage::Begin, began);
-        request.progress =
-            Progress { attempts: number, quorum: Some(quorum.clone()), state: State::InProgress };
+        request.progress = begun;
         self.publish_progress(request);
 
         let patience = self.options.attempt_timeout.min(left(request));
@@ -876,6 +910,7 @@ impl Coordinator {
             tracing::info!("another manager has ended the request");
             return None;
         }
+        let mut seconds = None;
         let finish = match &state {
             State::Failed { reason, .. } => {
                 tracing::warn!(attempts = request.progress.attempts, %reason, "request failed");
@@ -883,12 +918,14 @@ impl Coordinator {
             }
             _ => {
                 tracing::info!(attempts = request.progress.attempts, "request completed");
-                let seconds = Timestamp::now().duration_since(request.created_at).as_secs_f64();
-                self.metrics.signing_seconds.observe(seconds.max(0.0));
+                let taken = Timestamp::now().duration_since(request.created_at).as_secs_f64().max(0.0);
+                self.metrics.signing_seconds.observe(taken);
+                seconds = Some(taken);
                 Finish::Completed
             }
         };
         self.metrics.finished.inc(finish);
+        self.pulse.beat(seconds);
         tracing::Span::current().record("outcome", finish.as_str());
         request.progress.state = state;
         let request = Arc::new(request);
@@ -968,14 +1005,11 @@ mod tests {
         async fn find(&self, idempotency_key: &str) -> Result<Option<Request>, StoreError> {
             self.inner.find(idempotency_key).await
         }
-        async fn begin_attempt(
-            &self,
-            id: Uuid,
-            holder: Uuid,
-            n: u32,
-            quorum: &Quorum,
-        ) -> Result<bool, StoreError> {
-            self.inner.begin_attempt(id, holder, n, quorum).await
+        async fn begin_attempt(&self, id: Uuid, holder: Uuid, begun: &Progress) -> Result<bool, StoreError> {
+            self.inner.begin_attempt(id, holder, begun).await
+        }
+        async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
+            self.inner.list(filter).await
         }
         async fn finish(&self, id: Uuid, state: &State) -> Result<bool, StoreError> {
             self.inner.finish(id, state).await
@@ -1034,10 +1068,11 @@ mod tests {
             },
             message: Vec::new(),
             approvals: Vec::new(),
+            requester: None,
             idempotency: Some(Idempotency { key: "once".into(), body_hash: [7; 32] }),
             created_at: now,
             deadline: now,
-            progress: Progress { attempts: 0, quorum: None, state: State::Pending },
+            progress: Progress { attempts: 0, quorum: None, begun_at: None, state: State::Pending },
             lease: coordinator.lease(),
         }
     }

@@ -3,9 +3,11 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | the REST API |
+//! | [`auth`] | who may use it |
 //! | [`coordinator`] | drives each request to its end |
 //! | [`window`] | how many attempts may be under way at the same time |
 //! | [`presence`] | which signers are alive, and which of them sign next |
+//! | [`pulse`] | how requests have ended lately |
 //! | [`keys`] | the cluster's keys, as they are on record |
 //! | [`store`] | where requests are kept |
 //! | [`service`] | a manager as a whole: its parts, started and stopped |
@@ -13,10 +15,13 @@
 //! | [`metrics`] | what is counted |
 
 pub mod api;
+pub mod auth;
 pub mod coordinator;
+mod file;
 pub mod keys;
 pub mod metrics;
 pub mod presence;
+pub mod pulse;
 mod server;
 pub mod service;
 pub mod store;

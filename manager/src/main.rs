@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tss_common::identity::Roster;
 use tss_common::{process, telemetry, version};
@@ -36,6 +37,7 @@ async fn run() -> anyhow::Result<()> {
         Some(port) => Some(listen("manager_metrics_port", config.manager_address, port).await?),
         None => None,
     };
+    allow_connections();
     let address = api.local_addr().context("`manager_port`")?;
     let store = store::open(&config)?;
     let roster = Roster::load(&config.roster_file, config.total_parties).context("`roster_file`")?;
@@ -50,6 +52,14 @@ async fn run() -> anyhow::Result<()> {
     bus.close().await;
     traces.close().await;
     Ok(())
+}
+
+/// Each connection is an open file, and many systems allow 1,024 until somebody asks for more.
+fn allow_connections() {
+    let limits = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits }) {
+        tracing::warn!(%error, limit = ?limits.current, "no more files than this can be open, connections among them");
+    }
 }
 
 async fn listen(key: &str, address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {

@@ -9,6 +9,7 @@ use tss_common::wire::Disbelief;
 use tss_mpc::Blame;
 
 use crate::api::problem::Kind;
+use crate::auth::Refusal;
 
 labels! {
     /// How a request ended.
@@ -90,6 +91,8 @@ pub struct Metrics {
     pub accepted: IntCounter,
     /// Requests that were not, by the type of problem.
     pub rejected: Counters<Kind>,
+    /// Callers that were turned away, by reason.
+    pub turned_away: Counters<Refusal>,
     /// Requests that ended, by outcome.
     pub finished: Counters<Finish>,
     /// Seconds from acceptance to the signature.
@@ -162,6 +165,12 @@ impl Metrics {
                 "tss_requests_rejected_total",
                 "Requests that were not accepted, by type of problem.",
                 "problem",
+            ),
+            turned_away: Counters::new(
+                registry,
+                "tss_callers_turned_away_total",
+                "Calls of the API that were turned away, by reason: the token, what it allows, or too many.",
+                "reason",
             ),
             finished: Counters::new(
                 registry,
@@ -246,6 +255,7 @@ mod tests {
             r#"tss_requests_accepted_total 0"#,
             r#"tss_requests_rejected_total{problem="overloaded"} 0"#,
             r#"tss_requests_rejected_total{problem="idempotency-conflict"} 0"#,
+            r#"tss_callers_turned_away_total{reason="expired"} 0"#,
             r#"tss_requests_total{outcome="completed"} 0"#,
             r#"tss_requests_total{outcome="failed"} 0"#,
             r#"tss_signing_seconds_count 0"#,

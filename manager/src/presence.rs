@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tss_common::wire::{HEARTBEAT, Heartbeat};
 use tss_mpc::{EngineId, Quorum, SignerIndex};
@@ -114,6 +115,11 @@ impl Presence {
     pub fn live(&self) -> Vec<Heartbeat> {
         let now = Instant::now();
         self.signers().values().filter(|seen| seen.is_live(now)).map(|seen| seen.heartbeat.clone()).collect()
+    }
+
+    /// When each signer spoke last, by its own clock.
+    pub fn heard_at(&self) -> BTreeMap<SignerIndex, Timestamp> {
+        self.signers().iter().map(|(&index, seen)| (index, seen.heartbeat.at)).collect()
     }
 
     /// Changes when a signer comes to life.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +20,7 @@ use tss_common::wire::{self, Ending, Heartbeat, Notice, Outcome, WireError};
 use tss_mpc::{Abort, Threshold};
 
 use crate::api;
+use crate::auth::Gate;
 use crate::coordinator::{Coordinator, CoordinatorOptions};
 use crate::keys::{Keys, Unrecorded};
 use crate::metrics::{Metrics, Part};
@@ -26,6 +28,9 @@ use crate::presence::Presence;
 use crate::server;
 use crate::store::Store;
 use crate::tls::Certificate;
+
+/// How many connections those who only watch a manager may have.
+const WATCHERS: u32 = 256;
 
 /// How many outcomes and notices may be on their way into the process at once.
 const IN_FLIGHT: u16 = 256;
@@ -87,6 +92,10 @@ pub struct Shared {
     pub presence: Arc<Presence>,
     /// Drives requests.
     pub coordinator: Arc<Coordinator>,
+    /// Lets callers in.
+    pub gate: Gate,
+    /// One for each request that may be followed.
+    pub streams: Arc<Semaphore>,
     store: Arc<dyn Store>,
 }
 
@@ -94,11 +103,12 @@ impl Manager {
     /// Starts a manager. It drives requests until [`Manager::stop`]; [`Manager::serve`] lets them in.
     ///
     /// # Errors
-    /// When the bus has been closed, or the threshold is impossible.
+    /// When the bus has been closed, the threshold is impossible, or a file that says who is let in is of no use.
     pub async fn start(options: ManagerOptions) -> anyhow::Result<Self> {
         let ManagerOptions { config, roster, bus, store, registry } = options;
         let threshold = Threshold::new(config.threshold, config.total_parties)?;
         let metrics = Metrics::new(&registry);
+        let gate = Gate::open(&config, metrics.turned_away.clone()).await?;
         metrics.signers.set(threshold.n().into());
         metrics.threshold.set(threshold.t().into());
         let told = config.public_key.map(|public_key| (config.key.clone(), public_key));
@@ -120,13 +130,26 @@ impl Manager {
         );
         let results = bus.subscribe(Address::Results, IN_FLIGHT).await?;
         let notices = bus.subscribe(Address::Presence, IN_FLIGHT).await?;
+        let streams = Arc::new(Semaphore::new(api::events::MAX_STREAMS));
         let reader = Reader::new(&config.cluster, roster);
-        let shared =
-            Arc::new(Shared { config, reader, registry, metrics, bus, keys, presence, coordinator, store });
+        let shared = Arc::new(Shared {
+            config,
+            reader,
+            registry,
+            metrics,
+            bus,
+            keys,
+            presence,
+            coordinator,
+            gate,
+            streams,
+            store,
+        });
         let manager = Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         manager.spawn(Shared::watch_store);
         manager.spawn(Shared::watch_signers);
         manager.spawn(Shared::expire);
+        manager.spawn(|shared| async move { shared.gate.follow().await });
         manager.spawn(|shared| shared.take_results(results));
         manager.spawn(|shared| shared.take_notices(notices));
         manager.spawn(|shared| shared.coordinator.clone().keep_leases());
@@ -170,10 +193,12 @@ impl Manager {
         let over = CancellationToken::new();
         let watch = async {
             let Some(watchers) = watchers else { return Ok(()) };
-            server::serve(watchers, None, api::watchers(self.shared()), over.clone()).await
+            let connections = server::Connections::new(WATCHERS);
+            server::serve(watchers, None, connections, api::watchers(self.shared()), over.clone()).await
         };
         let serve = async {
-            let result = server::serve(api, tls, api::router(self.shared()), stop).await;
+            let connections = server::Connections::new(self.shared.config.limits.connections);
+            let result = server::serve(api, tls, connections, api::router(self.shared()), stop).await;
             over.cancel();
             result
         };

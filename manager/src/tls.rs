@@ -1,26 +1,27 @@
 //! The certificate that the API is served with. It is read again when its files change, as cert-manager and Kubernetes
 //! change them; while what they hold is of no use, the certificate before stays.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use axum_server::tls_rustls::RustlsConfig;
 use prometheus::IntGauge;
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tokio::time::sleep;
 use tss_common::config::Config;
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
+use crate::file;
+
 /// How often the files are looked at.
 const ROUND: Duration = Duration::from_secs(5);
-
-/// The longest file, in bytes. A chain of three certificates has about 6 KiB.
-const MAX_FILE: u64 = 1 << 20;
 
 /// A certificate in two files.
 pub(crate) struct Certificate {
@@ -34,6 +35,7 @@ pub(crate) struct Certificate {
 struct Files {
     chain: PathBuf,
     key: PathBuf,
+    clients: Option<PathBuf>,
 }
 
 /// What the files hold.
@@ -41,6 +43,8 @@ struct Files {
 struct Pem {
     chain: Vec<u8>,
     key: Zeroizing<Vec<u8>>,
+    /// The authorities of clients.
+    clients: Option<Vec<u8>>,
 }
 
 /// What is made of it.
@@ -57,7 +61,8 @@ impl Certificate {
     /// When it is of no use, and why.
     pub(crate) async fn open(config: &Config, expiry: IntGauge) -> anyhow::Result<Option<Self>> {
         let Some((chain, key)) = config.manager_tls() else { return Ok(None) };
-        let files = Files { chain: chain.to_owned(), key: key.to_owned() };
+        let clients = config.manager_tls_client_ca_file.clone();
+        let files = Files { chain: chain.to_owned(), key: key.to_owned(), clients };
         let seen = files.read().await?;
         let Usable { config, expires } = files.usable(&seen)?;
         expiry.set(expires);
@@ -102,9 +107,13 @@ impl Certificate {
 
 impl Files {
     async fn read(&self) -> anyhow::Result<Pem> {
-        let chain = read(&self.chain).await.context("`manager_tls_cert_file`")?;
-        let key = Zeroizing::new(read(&self.key).await.context("`manager_tls_key_file`")?);
-        Ok(Pem { chain, key })
+        let chain = file::read(&self.chain).await.context("`manager_tls_cert_file`")?;
+        let key = Zeroizing::new(file::read(&self.key).await.context("`manager_tls_key_file`")?);
+        let clients = match &self.clients {
+            None => None,
+            Some(path) => Some(file::read(path).await.context("`manager_tls_client_ca_file`")?),
+        };
+        Ok(Pem { chain, key, clients })
     }
 
     fn usable(&self, pem: &Pem) -> anyhow::Result<Usable> {
@@ -124,23 +133,33 @@ impl Files {
         let private = PrivateKeyDer::from_pem_slice(&pem.key)
             .map_err(|_| anyhow!("expected an unencrypted private key in PEM: PKCS #8, PKCS #1 or SEC1"))
             .with_context(key)?;
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
+        let builder = ServerConfig::builder();
+        let builder = match self.client_verifier(pem)? {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+        };
+        let mut config = builder
             .with_single_cert(certificates, private)
             .map_err(|error| anyhow!("it does not go with the certificate: {error}"))
             .with_context(key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Usable { config: Arc::new(config), expires })
     }
-}
 
-async fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let name = || path.display().to_string();
-    let length = tokio::fs::metadata(path).await.with_context(name)?.len();
-    if length > MAX_FILE {
-        return Err(anyhow!("{length} bytes: expected at most {MAX_FILE}")).with_context(name);
+    /// Who says which clients may connect; `None` if all may.
+    fn client_verifier(&self, pem: &Pem) -> anyhow::Result<Option<Arc<dyn ClientCertVerifier>>> {
+        let (Some(path), Some(pem)) = (&self.clients, &pem.clients) else { return Ok(None) };
+        let name = || format!("`manager_tls_client_ca_file`: {}", path.display());
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            roots.add(certificate.with_context(name)?).with_context(name)?;
+        }
+        if roots.is_empty() {
+            return Err(anyhow!("expected the certificates of authorities in PEM")).with_context(name);
+        }
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().with_context(name)?;
+        Ok(Some(verifier))
     }
-    tokio::fs::read(path).await.with_context(name)
 }
 
 #[cfg(test)]

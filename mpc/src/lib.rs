@@ -37,6 +37,6 @@ pub use foreign::ForeignShare;
 pub use key::{DerivationPath, PublicKey};
 pub use local::{run_local, run_local_with};
 pub use machine::{Incoming, Machine, Outgoing, Recipient, Step};
-pub use party::{Quorum, SignerIndex, Threshold};
+pub use party::{MAX_SIGNERS, Quorum, SignerIndex, Threshold};
 pub use share::{Scheme, ShareDocument, ShareError};
 pub use signature::Signature;

@@ -87,7 +87,7 @@ pub async fn run(options: &BenchOptions) -> anyhow::Result<Report> {
         signing_timeout: 600,
         data_dir: folder.path().to_owned(),
         mongodb_database: cluster.clone(),
-        limits: tss_common::config::Limits { pending: 1_000_000, ..Default::default() },
+        limits: tss_common::config::Limits { pending: 1_000_000, rate: 0, ..Default::default() },
         ..Config::default()
     };
     let engine = process::engine(config.engine);

@@ -3,6 +3,7 @@
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
+use tower_http::timeout::TimeoutError;
 
 use super::MAX_BODY;
 use super::problem::{Kind, Problem};
@@ -13,8 +14,15 @@ pub fn unreadable(rejection: BytesRejection) -> Problem {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(Kind::BodyTooLarge, format!("expected at most {MAX_BODY} bytes"))
         }
+        _ if is_late(&rejection) => Kind::TimedOut.into(),
         _ => Problem::new(Kind::MalformedJson, "the body could not be read"),
     }
+}
+
+/// Whether the rest of the body was waited for in vain.
+fn is_late(rejection: &BytesRejection) -> bool {
+    let first = std::error::Error::source(rejection);
+    std::iter::successors(first, |error| error.source()).any(|error| error.is::<TimeoutError>())
 }
 
 /// The object in a body that is declared as JSON. `example` is one for who sends something else.

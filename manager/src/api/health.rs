@@ -10,37 +10,60 @@ use serde::Serialize;
 use tss_common::bus::BusState;
 use tss_common::telemetry::render_metrics;
 use tss_mpc::{PublicKey, SignerIndex};
+use utoipa::ToSchema;
 
+use super::schema;
 use crate::service::Shared;
 
 /// Each part's state.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
+    #[schema(value_type = schema::Wellness)]
     status: &'static str,
+    #[schema(value_type = schema::PartState)]
     store: &'static str,
+    #[schema(value_type = schema::PartState)]
     bus: &'static str,
     signers: Signers,
     /// The key that signs when a request names none, once it is on record.
+    #[schema(required)]
     key: Option<Key>,
 }
 
 /// The live signers against what is needed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Signers {
+    /// Those that live and hold the key.
+    #[schema(value_type = Vec<schema::SignerIndex>)]
     live: Vec<SignerIndex>,
+    /// How many sign.
     threshold: u8,
+    /// How many there are.
     total: u8,
 }
 
 /// A key on record.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HealthKey)]
 pub struct Key {
     id: String,
     epoch: u64,
+    #[schema(value_type = schema::PublicKey)]
     public_key: PublicKey,
 }
 
-/// 200 when a signature can be made now, 503 otherwise; each part's state either way.
+/// Whether a signature can be made now
+///
+/// Each part's state either way.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "watching",
+    responses(
+        (status = 200, description = "A signature can be made now.", body = Health),
+        (status = 503, description = "None can be made now.", body = Health),
+    ),
+)]
 pub async fn health(State(shared): State<Arc<Shared>>) -> Response {
     let key = shared.keys.get(&shared.config.key);
     let well = is_well(&shared);
@@ -68,7 +91,7 @@ pub fn is_well(shared: &Shared) -> bool {
 }
 
 /// The live signers of the key on record. Those of another key are of no use.
-fn usable_signers(shared: &Shared) -> Vec<SignerIndex> {
+pub fn usable_signers(shared: &Shared) -> Vec<SignerIndex> {
     let Some(key) = shared.keys.get(&shared.config.key) else { return Vec::new() };
     let live = shared.presence.live().into_iter();
     live.filter(|heartbeat| heartbeat.key.public_key == key.public_key)
@@ -76,13 +99,29 @@ fn usable_signers(shared: &Shared) -> Vec<SignerIndex> {
         .collect()
 }
 
-/// 200 while the process answers.
+/// Whether the process answers
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "watching",
+    responses((status = 200, description = "It does.", body = String)),
+)]
 pub async fn livez() -> &'static str {
     "alive\n"
 }
 
-/// 200 when requests are accepted: the store and the bus can be reached, and the key is on record and no other is
-/// what the signers hold.
+/// Whether requests are accepted
+///
+/// They are when the store and the bus can be reached, and the key is on record and no other is what the signers hold.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "watching",
+    responses(
+        (status = 200, description = "They are.", body = String),
+        (status = 503, description = "They are not: what is missing, one part in a line.", body = String),
+    ),
+)]
 pub async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let missing: Vec<&str> = [
         (!shared.coordinator.store_is_up()).then_some("the store is unreachable"),
@@ -107,12 +146,22 @@ fn holds_another_key(shared: &Shared) -> bool {
     live >= usize::from(shared.config.threshold) && usable_signers(shared).is_empty()
 }
 
-/// Metrics in the Prometheus text format.
+/// Metrics
+///
+/// In the Prometheus text format. Where `manager_metrics_port` is configured, they are served there, and not here.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "watching",
+    security(("bearer" = ["read"])),
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+)]
 pub async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let (content_type, text) = render_metrics(&shared.registry);
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
-fn bus_is_up(shared: &Shared) -> bool {
+/// Whether the bus can be reached.
+pub fn bus_is_up(shared: &Shared) -> bool {
     *shared.bus.state().borrow() == BusState::Up
 }

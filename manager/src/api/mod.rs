@@ -6,30 +6,50 @@
 //! | [`keys`] | `GET /keys`, `/keys/{id}` |
 //! | [`verify`] | `POST /verify` |
 //! | [`requests`] | `GET /status/{id}`, `/signature/{id}`, `/signing_result/{id}` |
+//! | [`listing`] | `GET /requests`, `/requests/{id}` |
+//! | [`events`] | `GET /requests/{id}/events` |
+//! | [`overview`] | `GET /overview` |
+//! | [`console`] | `GET /console`: a page for people |
 //! | [`health`] | `GET /health`, `/livez`, `/readyz`, `/metrics`; the last three also on a port of their own |
 //! | [`body`] | what the bodies of all have in common |
 //! | [`problem`] | every answer that is not what was asked for |
+//! | [`docs`] | `GET /openapi.json`, `/docs`: what all this is, for programs and for people |
+//! | [`document`] | what the document of the API says beside what each route declares of itself |
+//! | [`schema`] | how values of other crates stand in it |
+//!
+//! A route is declared once, by `#[utoipa::path]` at its handler; the router and the document are made of that.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::auth::Need;
 use crate::service::Shared;
+use docs::Document;
 use problem::{Kind, Problem};
 
 pub mod body;
+pub mod console;
+pub mod docs;
+pub mod document;
+pub mod events;
 pub mod health;
 pub mod keys;
+pub mod listing;
+pub mod overview;
 pub mod problem;
 pub mod requests;
+pub mod schema;
 pub mod sign;
 pub mod verify;
 
@@ -40,33 +60,59 @@ pub const MAX_BODY: usize = 1 << 20;
 /// longest wait that can be asked for.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The API's routes. Metrics are among them unless they have a port of their own: see [`watchers`].
+/// How long a client may pause within a body.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The API's routes.
 pub fn router(shared: Arc<Shared>) -> Router {
-    let mut routes = Router::new()
-        .route("/sign", post(sign::sign))
-        .route("/sign/batch", post(sign::batch))
-        .route("/status/{id}", get(requests::status))
-        .route("/signature/{id}", get(requests::signature))
-        .route("/signing_result/{id}", get(requests::signing_result))
-        .route("/keys", get(keys::list))
-        .route("/keys/{id}", get(keys::one))
-        .route("/verify", post(verify::verify))
-        .route("/health", get(health::health))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz));
-    if shared.config.manager_metrics_port.is_none() {
-        routes = routes.route("/metrics", get(health::metrics));
+    let metrics = shared.config.manager_metrics_port.is_none();
+    let guarded = |need: Need, group: Routes| group.layer(from_fn_with_state((shared.clone(), need), guard));
+    let (routes, declared) = routes(metrics, guarded).split_for_parts();
+    let document = Document::new(&document::complete(declared));
+    served(routes.layer(Extension(document)).merge(console::routes()), shared)
+}
+
+/// Routes with their declarations.
+type Routes = OpenApiRouter<Arc<Shared>>;
+
+/// The API's routes, where `guarded` guards those that take a scope. Metrics are among them unless they have a port of
+/// their own: see [`watchers`].
+fn routes(metrics: bool, guarded: impl Fn(Need, Routes) -> Routes) -> Routes {
+    let open = OpenApiRouter::with_openapi(document::begin())
+        .routes(routes!(health::health))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::page))
+        .routes(routes!(docs::file));
+    let sign = OpenApiRouter::new().routes(routes!(sign::sign)).routes(routes!(sign::batch));
+    let see = OpenApiRouter::new()
+        .routes(routes!(requests::status))
+        .routes(routes!(requests::signature))
+        .routes(routes!(requests::signing_result))
+        .routes(routes!(listing::one))
+        .routes(routes!(events::events));
+    let any = OpenApiRouter::new()
+        .routes(routes!(keys::list))
+        .routes(routes!(keys::one))
+        .routes(routes!(verify::verify));
+    let mut read = OpenApiRouter::new().routes(routes!(overview::overview));
+    if metrics {
+        read = read.routes(routes!(health::metrics));
     }
-    served(routes, shared)
+    let admin = OpenApiRouter::new().routes(routes!(listing::list));
+    [(Need::Sign, sign), (Need::See, see), (Need::Any, any), (Need::Read, read), (Need::Admin, admin)]
+        .into_iter()
+        .fold(open, |routes, (need, group)| routes.merge(guarded(need, group)))
 }
 
 /// The routes of `manager_metrics_port`: for those who watch a manager, and must not have anything signed.
 pub fn watchers(shared: Arc<Shared>) -> Router {
-    let routes = Router::new()
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics));
-    served(routes, shared)
+    let routes = OpenApiRouter::default()
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics));
+    served(routes.into(), shared)
 }
 
 /// What holds for every route.
@@ -74,11 +120,27 @@ fn served(routes: Router<Arc<Shared>>, shared: Arc<Shared>) -> Router {
     routes
         .method_not_allowed_fallback(|| async { Problem::from(Kind::MethodNotAllowed) })
         .fallback(|| async { Problem::from(Kind::NoSuchRoute) })
+        .layer(RequestBodyTimeoutLayer::new(PAUSE))
         .layer(from_fn(limit_time))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(shared.clone(), count))
         .with_state(shared)
+}
+
+/// Lets in who may do what the routes behind it take.
+async fn guard(
+    State((shared, need)): State<(Arc<Shared>, Need)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match shared.gate.admit(request.headers(), need).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(away) => Problem::from(away).into_response(),
+    }
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {

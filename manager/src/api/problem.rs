@@ -2,10 +2,13 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tss_common::labels;
 use tss_common::telemetry::Label as _;
+use utoipa::ToSchema;
 
+use super::schema;
+use crate::auth::{Refusal, TurnedAway};
 use crate::coordinator::SubmitError;
 use crate::store::StoreError;
 
@@ -17,6 +20,12 @@ labels! {
         NoSuchRoute = "no-such-route",
         /// The path is, with another method.
         MethodNotAllowed = "method-not-allowed",
+        /// Nobody is let in without a token that is accepted.
+        Unauthenticated = "unauthenticated",
+        /// The token does not allow it.
+        Forbidden = "forbidden",
+        /// The caller calls too often.
+        RateLimited = "rate-limited",
         /// The id is not a UUID.
         MalformedId = "malformed-id",
         /// No request has this id.
@@ -48,10 +57,15 @@ labels! {
 
 impl Kind {
     /// Status and title.
-    fn parts(self) -> (StatusCode, &'static str) {
+    pub fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, "No such route"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
+            Self::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, "A bearer token is needed, and none was accepted")
+            }
+            Self::Forbidden => (StatusCode::FORBIDDEN, "The token does not allow this"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "Too many calls"),
             Self::MalformedId => (StatusCode::BAD_REQUEST, "The request id is not a UUID"),
             Self::UnknownRequest => (StatusCode::NOT_FOUND, "No request has this id"),
             Self::UnknownKey => (StatusCode::NOT_FOUND, "No key of this id is on record"),
@@ -70,6 +84,20 @@ impl Kind {
             Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "The request took too long"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         }
+    }
+}
+
+impl Kind {
+    /// Its `type`.
+    pub fn urn(self) -> String {
+        format!("urn:tss-network:problem:{}", self.as_str())
+    }
+}
+
+/// As its name.
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -126,14 +154,33 @@ impl From<SubmitError> for Problem {
     }
 }
 
+/// Why is not for the caller: the same words whatever it was.
+impl From<TurnedAway> for Problem {
+    fn from(away: TurnedAway) -> Self {
+        let kind = match away.refusal {
+            Refusal::Scope | Refusal::Limits => Kind::Forbidden,
+            Refusal::Rate => Kind::RateLimited,
+            Refusal::NoKeys => Kind::Unavailable,
+            _ => Kind::Unauthenticated,
+        };
+        Self { retry_after: away.retry_after, ..kind.into() }
+    }
+}
+
 /// A problem as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub struct Body {
+    /// Which kind it is. Never changes, so that programs can tell them apart.
+    #[schema(value_type = schema::ProblemType)]
     r#type: String,
+    /// The kind in words.
     title: &'static str,
     /// The HTTP status.
     pub status: u16,
+    /// What was wrong and what was expected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     detail: Option<String>,
 }
 
@@ -141,18 +188,21 @@ impl Problem {
     /// What is told of it.
     pub fn into_body(self) -> Body {
         let (status, title) = self.kind.parts();
-        let r#type = format!("urn:tss-network:problem:{}", self.kind.as_str());
-        Body { r#type, title, status: status.as_u16(), detail: self.detail }
+        Body { r#type: self.kind.urn(), title, status: status.as_u16(), detail: self.detail }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, _) = self.kind.parts();
-        let retry_after = self.retry_after;
+        let (kind, retry_after) = (self.kind, self.retry_after);
         let mut response = (status, axum::Json(self.into_body())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        // RFC 6750, 3. Whether there was a token is left open, too.
+        if kind == Kind::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tss\""));
+        }
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use tss_common::intent::Intent;
 use tss_mpc::{PublicKey, Quorum, Signature};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::problem::{Kind, Problem};
+use super::schema;
+use super::sign::Accepted;
+use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::{Request, State as RequestState};
 
@@ -21,124 +25,208 @@ use crate::store::{Request, State as RequestState};
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// How far a request is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
     request_id: Uuid,
+    #[schema(value_type = schema::RequestStatus)]
     status: &'static str,
+    /// How often signers were asked to sign it.
     attempts: u32,
+    /// The signers of the last attempt.
+    #[schema(value_type = Option<schema::Quorum>, required)]
     quorum: Option<Quorum>,
+    /// Why it failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<String>,
 }
 
 /// A signature, and what it is a signature of.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Signed {
     request_id: Uuid,
+    #[schema(value_type = schema::RequestStatus)]
     status: &'static str,
     /// 64 hex digits.
+    #[schema(value_type = schema::Hex32)]
     r: String,
     /// 64 hex digits, at most half the group order.
+    #[schema(value_type = schema::Hex32)]
     s: String,
+    /// The recovery id: which of the public keys that fit made it.
+    #[schema(minimum = 0, maximum = 3)]
     recid: u8,
     /// The recovery id as Ethereum writes it: 27 + recid.
+    #[schema(minimum = 27, maximum = 30)]
     v: u8,
+    /// The signature in DER, in hex.
+    #[schema(pattern = "^30([0-9a-f]{2}){7,71}$")]
     der: String,
+    /// r and s, in hex.
+    #[schema(pattern = "^[0-9a-f]{128}$")]
     compact: String,
+    /// The key at the path: whose signature it is.
+    #[schema(value_type = schema::PublicKey)]
     public_key: PublicKey,
+    /// What was signed.
+    #[schema(value_type = schema::Hex32)]
     digest: String,
+    #[schema(value_type = schema::Intent)]
     intent: Intent,
+    /// What approvers sign, and what the signers keep in their audit logs.
+    #[schema(value_type = schema::Hex32)]
     intent_hash: String,
 }
 
 /// The shape that the first TSS network answered in, field for field.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SigningResult {
     request_id: Uuid,
+    /// The message's bytes, as numbers.
     message: Vec<u8>,
+    #[schema(value_type = schema::RequestStatus)]
     status: &'static str,
+    /// Null until there is one.
+    #[schema(required)]
     signature: Option<OriginalSignature>,
 }
 
 /// A signature in the first network's shape.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct OriginalSignature {
+    #[schema(value_type = schema::Hex32)]
     r: String,
+    #[schema(value_type = schema::Hex32)]
     s: String,
+    /// Always `signature_ready`.
     status: &'static str,
+    #[schema(minimum = 0, maximum = 3)]
     recid: u8,
-    /// The coordinates of the derived public key.
+    /// The first coordinate of the derived public key.
+    #[schema(value_type = schema::Hex32)]
     x: String,
+    /// The second one.
+    #[schema(value_type = schema::Hex32)]
     y: String,
-    /// The digest that was signed.
+    /// The bytes of the digest that was signed, as numbers.
+    #[schema(min_items = 32, max_items = 32)]
     msg_int: Vec<u8>,
 }
 
 /// `?wait=10s`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Wait {
+    /// How long to wait for the signature before answering 202: seconds or milliseconds, like `10s` or `500ms`, up to
+    /// `60s`.
+    #[param(pattern = "^0*(([1-5]?[0-9]|60)s|([1-5]?[0-9]{1,4}|60000)ms)$", example = "10s")]
     wait: Option<String>,
 }
 
-impl RequestState {
-    /// The name, as it stands in answers.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Pending => "Pending",
-            Self::InProgress => "InProgress",
-            Self::Completed { .. } => "Completed",
-            Self::Failed { .. } => "Failed",
+/// What stands in the place of an id, if it is text.
+pub type Id = Result<Path<String>, PathRejection>;
+
+impl Status {
+    /// How far this one is.
+    pub fn of(request: &Request) -> Self {
+        let reason = match &request.progress.state {
+            RequestState::Failed { reason, .. } => Some(reason.clone()),
+            _ => None,
+        };
+        Self {
+            request_id: request.id,
+            status: request.progress.state.name(),
+            attempts: request.progress.attempts,
+            quorum: request.progress.quorum.clone(),
+            reason,
         }
     }
 }
 
-/// How far a request is: attempts, quorum, and the reason if it failed.
+/// How far a request is
+///
+/// Its attempts, the signers of the last one, and the reason if it failed.
+#[utoipa::path(
+    get,
+    path = "/status/{id}",
+    tag = "signing",
+    security(("bearer" = ["read"]), ("bearer" = ["sign"])),
+    params(("id" = Uuid, Path, description = "The request's id.")),
+    responses((status = 200, description = "How far it is.", body = Status)),
+    extensions(("x-problems" = json!([Kind::MalformedId, Kind::UnknownRequest, Kind::Unavailable]))),
+)]
 pub async fn status(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
 ) -> Result<Json<Status>, Problem> {
-    let request = find(&shared, &id, Duration::ZERO).await?;
-    let reason = match &request.progress.state {
-        RequestState::Failed { reason, .. } => Some(reason.clone()),
-        _ => None,
-    };
-    Ok(Json(Status {
-        request_id: request.id,
-        status: request.progress.state.name(),
-        attempts: request.progress.attempts,
-        quorum: request.progress.quorum.clone(),
-        reason,
-    }))
+    let request = find(&shared, &caller, id).await?;
+    Ok(Json(Status::of(&request)))
 }
 
-/// The signature: 200 once there is one, 202 before, 409 if there will be none. Waits up to `wait`.
+/// The signature
+///
+/// Asked with `?wait=`, the answer comes as soon as the request has ended, or when the wait is over.
+#[utoipa::path(
+    get,
+    path = "/signature/{id}",
+    tag = "signing",
+    security(("bearer" = ["read"]), ("bearer" = ["sign"])),
+    params(("id" = Uuid, Path, description = "The request's id."), Wait),
+    responses(
+        (status = 200, description = "The signature, in every form.", body = Signed),
+        (status = 202, description = "There is none yet.", body = Accepted,
+            headers(("Retry-After" = u32, description = "When to ask again, in seconds."))),
+    ),
+    extensions(("x-problems" = json!([
+        Kind::MalformedId, Kind::UnknownRequest, Kind::RequestFailed, Kind::InvalidRequest, Kind::Unavailable,
+    ]))),
+)]
 pub async fn signature(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
     query: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(Wait { wait }) =
         query.map_err(|rejection| Problem::new(Kind::InvalidRequest, rejection.body_text()))?;
-    let request = find(&shared, &id, wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?).await?;
+    let patience = wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?;
+    let mut request = find(&shared, &caller, id).await?;
+    if patience > Duration::ZERO && !request.progress.state.is_finished() {
+        let waited = shared.coordinator.wait(request.id, patience).await?;
+        request = waited.ok_or(Kind::UnknownRequest)?;
+    }
     match &request.progress.state {
         RequestState::Completed { signature, public_key, .. } => {
             Ok(Json(signed(&request, signature, public_key)?).into_response())
         }
         RequestState::Failed { reason, .. } => Err(Problem::new(Kind::RequestFailed, reason.clone())),
         state @ (RequestState::Pending | RequestState::InProgress) => {
-            let body = serde_json::json!({ "request_id": request.id, "status": state.name() });
-            Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, "1")], Json(body)).into_response())
+            let accepted = Accepted { request_id: request.id, status: state.name() };
+            Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, "1")], Json(accepted)).into_response())
         }
     }
 }
 
-/// The result in the first network's shape.
+/// The signature, in the first network's shape
+///
+/// For programs that were written for the first TSS network. 200 at any time; `signature` is null until there is one.
+#[utoipa::path(
+    get,
+    path = "/signing_result/{id}",
+    tag = "signing",
+    security(("bearer" = ["read"]), ("bearer" = ["sign"])),
+    params(("id" = Uuid, Path, description = "The request's id.")),
+    responses((status = 200, description = "The request, with its signature if there is one.", body = SigningResult)),
+    extensions(("x-problems" = json!([Kind::MalformedId, Kind::UnknownRequest, Kind::Unavailable]))),
+)]
 pub async fn signing_result(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
+    id: Id,
 ) -> Result<Json<SigningResult>, Problem> {
-    let request = find(&shared, &id, Duration::ZERO).await?;
+    let request = find(&shared, &caller, id).await?;
     let signature = match &request.progress.state {
         RequestState::Completed { signature, public_key, .. } => {
             let (x, y) = public_key.coordinates();
@@ -162,15 +250,16 @@ pub async fn signing_result(
     }))
 }
 
-async fn find(shared: &Shared, id: &str, patience: Duration) -> Result<Arc<Request>, Problem> {
-    let id = Uuid::try_parse(id).map_err(|_| {
+/// The request of this id. One that the caller may not see is as if it were not there.
+///
+/// # Errors
+/// [`Problem`] when it is malformed or unknown, or the store does not answer.
+pub async fn find(shared: &Shared, caller: &Caller, id: Id) -> Result<Arc<Request>, Problem> {
+    let id = id.ok().and_then(|Path(id)| Uuid::try_parse(&id).ok()).ok_or_else(|| {
         Problem::new(Kind::MalformedId, "expected a UUID like 550e8400-e29b-41d4-a716-446655440000")
     })?;
-    let request = match patience {
-        Duration::ZERO => shared.coordinator.get(id).await?,
-        patience => shared.coordinator.wait(id, patience).await?,
-    };
-    request.ok_or_else(|| Kind::UnknownRequest.into())
+    let found = shared.coordinator.get(id).await?.filter(|request| caller.may_see(request));
+    found.ok_or_else(|| Kind::UnknownRequest.into())
 }
 
 /// `10s` or `500ms`, up to [`MAX_WAIT`].

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt as _, stream};
@@ -20,10 +20,12 @@ use tss_common::intent::{Encoding, HashAlgorithm, Intent, Wish};
 use tss_common::telemetry::Label as _;
 use tss_common::trace::TraceParent;
 use tss_mpc::DerivationPath;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::body;
 use super::problem::{self, Kind, Problem};
+use super::{body, schema};
+use crate::auth::Caller;
 use crate::service::Shared;
 use crate::store::{Idempotency, Inserted, Progress, Request, State as RequestState};
 
@@ -43,74 +45,137 @@ const MAX_BATCH: usize = 1000;
 const BATCH_AT_ONCE: usize = 16;
 
 /// What a caller wants signed.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignBody {
     /// The message, in `encoding`.
     pub message: String,
     /// How the message is written.
     #[serde(default)]
+    #[schema(value_type = schema::MessageEncoding)]
     pub encoding: Encoding,
     /// How it becomes the digest that is signed.
     #[serde(default)]
+    #[schema(value_type = schema::HashAlgorithm)]
     pub hash: HashAlgorithm,
     /// Which key signs; the configured one where absent.
     pub key: Option<String>,
     /// Which derived key signs; the configured one where absent.
+    #[schema(value_type = Option<schema::DerivationPath>)]
     pub path: Option<DerivationPath>,
     /// When the wish lapses.
+    #[schema(value_type = Option<schema::Time>)]
     pub not_after: Option<Timestamp>,
     /// Who approved it. No part of what is asked for: a retry with other approvals is the same request.
     #[serde(default)]
+    #[schema(value_type = Vec<schema::Approval>, max_items = 32)]
     pub approvals: Vec<Approval>,
 }
 
 /// Many of them.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchBody {
-    /// Each as in [`SignBody`], with an `idempotency_key` of its own, if any. What is wrong with one is said in its place.
+    /// Each a body of `POST /sign`, with an `idempotency_key` of its own, if any. What is wrong with one is said in its
+    /// place, and harms no other.
+    #[schema(value_type = Vec<schema::BatchRequest>, min_items = 1, max_items = 1000)]
     requests: Vec<Value>,
 }
 
 /// What became of many, in their order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct BatchResult {
+    #[schema(min_items = 1, max_items = 1000)]
     results: Vec<BatchItem>,
 }
 
 /// What became of one: what `POST /sign` would have answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum BatchItem {
     Accepted {
+        /// The status.
         code: u16,
         #[serde(flatten)]
         accepted: Accepted,
     },
     Refused {
+        /// The status.
         code: u16,
         problem: problem::Body,
     },
 }
 
 /// A request that was accepted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Accepted {
     /// Its id.
     pub request_id: Uuid,
     /// How far it is.
+    #[schema(value_type = schema::RequestStatus)]
     pub status: &'static str,
 }
 
-/// Accepts a request: 201, or 200 if the idempotency key was used for the same one before.
+/// The header that tells a retry from a new request.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it only stands in the document")]
+struct Retry {
+    /// What tells a retry from a new request: 1 to 255 visible ASCII characters.
+    #[param(
+        rename = "Idempotency-Key",
+        pattern = "^[!-~]([\\t -~]{0,253}[!-~])?$",
+        example = "invoice-2041"
+    )]
+    idempotency_key: Option<String>,
+}
+
+/// The header of the W3C's Trace Context.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it only stands in the document")]
+struct Trace {
+    /// The caller's span (W3C Trace Context): those of the request become its children. Anything else in its place is
+    /// no error.
+    #[param(example = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
+    traceparent: Option<String>,
+}
+
+/// Ask for a signature
+///
+/// The request is stored before it is answered: once accepted, it is never lost. With an `Idempotency-Key`, asking again
+/// for the same gives the same request, even when its `not_after` has passed or the manager is full.
+#[utoipa::path(
+    post,
+    path = "/sign",
+    tag = "signing",
+    security(("bearer" = ["sign"])),
+    params(Retry, Trace),
+    request_body = SignBody,
+    responses(
+        (status = 201, description = "The request is accepted.", body = Accepted,
+            headers(("Location" = String, description = "Where its status is: `/status/{id}`.")), links(
+                ("status" = (operation_id = "status", parameters(("id" = "$response.body#/request_id")))),
+                ("signature" = (operation_id = "signature", parameters(("id" = "$response.body#/request_id")))),
+                ("signing_result" = (operation_id = "signing_result",
+                    parameters(("id" = "$response.body#/request_id")))),
+            )),
+        (status = 200, description = "The idempotency key was used for the same request before; this is how far it is.",
+            body = Accepted, headers(("Location" = String, description = "Where its status is: `/status/{id}`.")), links(
+                ("status" = (operation_id = "status", parameters(("id" = "$response.body#/request_id")))),
+                ("signature" = (operation_id = "signature", parameters(("id" = "$response.body#/request_id")))),
+            )),
+    ),
+    extensions(("x-problems" = json!([Kind::IdempotencyConflict, Kind::Unavailable, Kind::Overloaded]))),
+)]
 pub async fn sign(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let asked = body.map_err(body::unreadable).and_then(|body| ask(&headers, &body, &shared.config));
-    match accept(&shared, traceparent(&headers), asked).await {
+    match accept(&shared, &caller, traceparent(&headers), asked).await {
         Ok((status, accepted)) => {
             let location = [(header::LOCATION, format!("/status/{}", accepted.request_id))];
             (status, location, Json(accepted)).into_response()
@@ -122,14 +187,15 @@ pub async fn sign(
 /// Accepts what somebody asks for, or counts why not.
 async fn accept(
     shared: &Shared,
-    caller: Option<TraceParent>,
+    caller: &Caller,
+    parent: Option<TraceParent>,
     asked: Result<Asked, Problem>,
 ) -> Result<(StatusCode, Accepted), Problem> {
     let span = tracing::debug_span!("sign", request = Empty, key = Empty, outcome = Empty);
-    TraceParent::adopt(caller, &span);
+    TraceParent::adopt(parent, &span);
     async {
         let outcome = match asked {
-            Ok(asked) => submit(shared, asked).await,
+            Ok(asked) => submit(shared, caller, asked).await,
             Err(problem) => Err(problem),
         };
         let name = match &outcome {
@@ -153,7 +219,9 @@ fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
     value.to_str().ok()?.parse().ok()
 }
 
-async fn submit(shared: &Shared, asked: Asked) -> Result<(StatusCode, Accepted), Problem> {
+async fn submit(shared: &Shared, caller: &Caller, asked: Asked) -> Result<(StatusCode, Accepted), Problem> {
+    let asked = asked.by(caller);
+    shared.gate.check_limits(caller, &asked.intent.key, &asked.intent.path)?;
     // Whoever asks again is answered first: the time may have passed and the queue be full since then.
     if let Some(idempotency) = &asked.idempotency
         && let Some(existing) = shared.coordinator.find(&idempotency.key).await?
@@ -189,9 +257,26 @@ fn known(existing: &Request, asked: &Idempotency) -> Result<(StatusCode, Accepte
     Err(Problem::new(Kind::IdempotencyConflict, detail))
 }
 
-/// Accepts many requests at once, each as `POST /sign` does: 200, and what became of each, in their order.
+/// Ask for many signatures
+///
+/// 1 to 1000 requests in one body. Each is accepted or refused by itself, as `POST /sign` would: `results` are in the
+/// order of `requests`, each with the `code` that it would have been answered with.
+#[utoipa::path(
+    post,
+    path = "/sign/batch",
+    tag = "signing",
+    security(("bearer" = ["sign"])),
+    params(Trace),
+    request_body = BatchBody,
+    responses(
+        (status = 200, description = "What became of each.", body = BatchResult, links(
+            ("status" = (operation_id = "status", parameters(("id" = "$response.body#/results/0/request_id")))),
+        )),
+    ),
+)]
 pub async fn batch(
     State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<BatchResult>, Problem> {
@@ -204,11 +289,13 @@ pub async fn batch(
         shared.metrics.rejected.inc(Kind::InvalidRequest);
         return Err(Problem::new(Kind::InvalidRequest, detail));
     }
-    let caller = traceparent(&headers);
+    // The first is counted already.
+    shared.gate.spend(&caller, u32::try_from(requests.len()).unwrap_or(u32::MAX).saturating_sub(1))?;
+    let parent = traceparent(&headers);
     let one = |item: Value| {
-        let shared = &shared;
+        let (shared, caller) = (&shared, &caller);
         async move {
-            match accept(shared, caller, ask_one(item, &shared.config)).await {
+            match accept(shared, caller, parent, ask_one(item, &shared.config)).await {
                 Ok((code, accepted)) => BatchItem::Accepted { code: code.as_u16(), accepted },
                 Err(problem) => {
                     let problem = problem.into_body();
@@ -249,6 +336,7 @@ struct Asked {
     intent: Intent,
     message: Vec<u8>,
     approvals: Vec<Approval>,
+    requester: Option<String>,
     idempotency: Option<Idempotency>,
 }
 
@@ -283,22 +371,36 @@ impl Asked {
         let wish = Wish { message, encoding, hash, key, path, not_after };
         let (intent, message) = wish.intent(config).map_err(invalid)?;
         let idempotency = idempotency_key.map(|key| Idempotency { key, body_hash: intent.hash() });
-        Ok(Self { intent, message, approvals, idempotency })
+        Ok(Self { intent, message, approvals, requester: None, idempotency })
+    }
+
+    /// The same, as this caller's. Each has idempotency keys of its own, or one could find out another's requests.
+    fn by(mut self, caller: &Caller) -> Self {
+        if let Some(subject) = caller.subject() {
+            self.requester = Some(subject.to_owned());
+            // Neither part contains a line break.
+            self.idempotency = self.idempotency.map(|Idempotency { key, body_hash }| Idempotency {
+                key: format!("{subject}\n{key}"),
+                body_hash,
+            });
+        }
+        self
     }
 
     /// The request, if it can be had at this time.
     fn admit(self, config: &Config, now: Timestamp) -> Result<Request, Problem> {
-        let Self { intent, message, approvals, idempotency } = self;
+        let Self { intent, message, approvals, requester, idempotency } = self;
         intent.check_time(now).map_err(invalid)?;
         check_approvals(&approvals, &intent).map_err(invalid)?;
         let timeout = SignedDuration::try_from(config.signing_timeout()).unwrap_or(SignedDuration::MAX);
         let deadline = now.saturating_add(timeout).unwrap_or(Timestamp::MAX);
         Ok(Request {
             id: Uuid::new_v4(),
+            requester,
             idempotency,
             created_at: now,
             deadline: intent.not_after.map_or(deadline, |time| time.min(deadline)),
-            progress: Progress { attempts: 0, quorum: None, state: RequestState::Pending },
+            progress: Progress { attempts: 0, quorum: None, begun_at: None, state: RequestState::Pending },
             lease: crate::store::Lease { holder: Uuid::nil(), until: now },
             intent,
             message,

@@ -29,12 +29,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tss_common::approval::Approval;
 use tss_common::intent::Intent;
-use tss_mpc::Quorum;
 use uuid::Uuid;
 
 use super::{
-    Idempotency, Inserted, KeyRecord, Lease, OPERATION_TIMEOUT, Progress, Request, State, Store, StoreError,
-    not_an_end,
+    Filter, Idempotency, Inserted, KeyRecord, Lease, Listed, OPERATION_TIMEOUT, Place, Progress, Request,
+    State, Store, StoreError, not_an_end,
 };
 
 /// What a request asks for, by its id: [`Asked`] in JSON. Never rewritten.
@@ -45,6 +44,8 @@ const STATUS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("status");
 const UNFINISHED: TableDefinition<'_, u128, (i128, u128, i128)> = TableDefinition::new("unfinished");
 /// The requests that have ended: when, in nanoseconds since 1970, and their id.
 const FINISHED: TableDefinition<'_, (i128, u128), ()> = TableDefinition::new("finished");
+/// All requests, as they are listed: when they were accepted, in nanoseconds since 1970, and their id.
+const LIST: TableDefinition<'_, (i128, u128), ()> = TableDefinition::new("list");
 /// The id of the request under an idempotency key.
 const IDEMPOTENCY: TableDefinition<'_, &str, u128> = TableDefinition::new("idempotency");
 /// The keys, by id: [`KeyRecord`] in JSON.
@@ -119,6 +120,7 @@ struct Tables<'t> {
     status: Table<'t, u128, &'static [u8]>,
     unfinished: Table<'t, u128, (i128, u128, i128)>,
     finished: Table<'t, (i128, u128), ()>,
+    list: Table<'t, (i128, u128), ()>,
     idempotency: Table<'t, &'static str, u128>,
     keys: Table<'t, &'static str, &'static [u8]>,
     /// Whether there is anything to commit.
@@ -133,6 +135,8 @@ struct Asked {
     message: Vec<u8>,
     #[serde(default)]
     approvals: Vec<Approval>,
+    #[serde(default)]
+    requester: Option<String>,
     idempotency: Option<Idempotency>,
     created_at: Timestamp,
     deadline: Timestamp,
@@ -142,6 +146,7 @@ struct Asked {
 #[derive(Deserialize)]
 struct Named {
     idempotency: Option<Idempotency>,
+    created_at: Timestamp,
 }
 
 /// What changes in a request.
@@ -207,6 +212,7 @@ impl Rows {
             intent: asked.intent,
             message: asked.message,
             approvals: asked.approvals,
+            requester: asked.requester,
             idempotency: asked.idempotency,
             created_at: asked.created_at,
             deadline: asked.deadline,
@@ -387,6 +393,7 @@ impl<'t> Tables<'t> {
             status: transaction.open_table(STATUS).map_err(failure)?,
             unfinished: transaction.open_table(UNFINISHED).map_err(failure)?,
             finished: transaction.open_table(FINISHED).map_err(failure)?,
+            list: transaction.open_table(LIST).map_err(failure)?,
             idempotency: transaction.open_table(IDEMPOTENCY).map_err(failure)?,
             keys: transaction.open_table(KEYS).map_err(failure)?,
             changed: false,
@@ -420,11 +427,13 @@ impl Store for EmbeddedStore {
             intent: request.intent.clone(),
             message: request.message.clone(),
             approvals: request.approvals.clone(),
+            requester: request.requester.clone(),
             idempotency: request.idempotency.clone(),
             created_at: request.created_at,
             deadline: request.deadline,
         })?;
         let finished_at = request.progress.state.finished_at();
+        let listed = (request.created_at.as_nanosecond(), id);
         let lease = finished_at.is_some().then(|| request.lease.clone());
         let status = encode(&Status { progress: request.progress.clone(), lease })?;
         let unfinished = Unfinished::row(request.created_at.as_nanosecond(), &request.lease);
@@ -447,6 +456,7 @@ impl Store for EmbeddedStore {
                     tables.idempotency.insert(key.as_str(), id)?;
                 }
                 tables.requests.insert(id, asked.as_slice())?;
+                tables.list.insert(listed, ())?;
                 tables.status.insert(id, status.as_slice())?;
                 match finished_at {
                     Some(time) => drop(tables.finished.insert((time.as_nanosecond(), id), ())?),
@@ -475,16 +485,9 @@ impl Store for EmbeddedStore {
         Self::request(&transaction, id)?.ok_or_else(missing).map(Some)
     }
 
-    async fn begin_attempt(
-        &self,
-        id: Uuid,
-        holder: Uuid,
-        attempt: u32,
-        quorum: &Quorum,
-    ) -> Result<bool, StoreError> {
+    async fn begin_attempt(&self, id: Uuid, holder: Uuid, begun: &Progress) -> Result<bool, StoreError> {
         let id = id.as_u128();
-        let progress = Progress { attempts: attempt, quorum: Some(quorum.clone()), state: State::InProgress };
-        let status = encode(&Status { progress, lease: None })?;
+        let status = encode(&Status { progress: begun.clone(), lease: None })?;
         self.write(status.len(), move |tables| {
             let driven = tables.lease(id)?.is_some_and(|row| row.lease.holder == holder);
             if driven {
@@ -592,6 +595,14 @@ impl Store for EmbeddedStore {
         Ok(removed)
     }
 
+    async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
+        let transaction = self.read()?;
+        let filter = filter.clone();
+        tokio::task::spawn_blocking(move || list(&transaction, &filter))
+            .await
+            .map_err(|error| StoreError::Down(format!("the list was given up: {error}")))?
+    }
+
     async fn pin_key(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError> {
         let id = key.id.clone();
         let record = encode(key)?;
@@ -619,6 +630,31 @@ impl Store for EmbeddedStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.write(0, |_| Ok(())).await
     }
+}
+
+fn list(transaction: &ReadTransaction, filter: &Filter) -> Result<Listed, StoreError> {
+    let start = Instant::now();
+    let places = transaction.open_table(LIST).map_err(failure)?;
+    let earliest = (filter.from.map_or(i128::MIN, Timestamp::as_nanosecond), u128::MIN);
+    let until = (filter.until.map_or(i128::MAX, Timestamp::as_nanosecond), u128::MIN);
+    let after = filter.after.map(|place| (place.created_at.as_nanosecond(), place.id.as_u128()));
+    let end = after.map_or(until, |after| after.min(until));
+    let mut requests = Vec::new();
+    if earliest >= end {
+        return Ok(Listed { requests, next: None });
+    }
+    for row in places.range(earliest..end).map_err(failure)?.rev() {
+        let (_, id) = row.map_err(failure)?.0.value();
+        let Some(request) = EmbeddedStore::request(transaction, id)? else { continue };
+        let place = Place { created_at: request.created_at, id: request.id };
+        if filter.lets_through(&request) {
+            requests.push(request);
+        }
+        if requests.len() >= filter.limit || start.elapsed() > OPERATION_TIMEOUT {
+            return Ok(Listed { requests, next: Some(place) });
+        }
+    }
+    Ok(Listed { requests, next: None })
 }
 
 impl Fault {
@@ -654,20 +690,20 @@ fn expire_some(tables: &mut Tables<'_>, before: i128) -> Result<u64, Fault> {
     let mut old = Vec::new();
     for row in tables.finished.range(..(before, 0))?.take(EXPIRE_BATCH) {
         let (time, id) = row?.0.value();
-        // A damaged record goes too; only the name it bears then stays taken.
-        let key = tables.requests.get(id)?.and_then(|row| {
-            let named: Option<Named> = serde_json::from_slice(row.value()).ok();
-            named?.idempotency.map(|idempotency| idempotency.key)
-        });
-        old.push((time, id, key));
+        // A damaged record goes too; only the name it bears then stays taken, and its place in the list.
+        let named: Option<Named> =
+            tables.requests.get(id)?.and_then(|row| serde_json::from_slice(row.value()).ok());
+        old.push((time, id, named));
     }
     let count = old.len() as u64;
-    for (time, id, key) in old {
+    for (time, id, named) in old {
         tables.changed = true;
         tables.finished.remove((time, id))?;
         tables.requests.remove(id)?;
         tables.status.remove(id)?;
-        if let Some(key) = key {
+        let Some(Named { idempotency, created_at }) = named else { continue };
+        tables.list.remove((created_at.as_nanosecond(), id))?;
+        if let Some(Idempotency { key, .. }) = idempotency {
             tables.idempotency.remove(key.as_str())?;
         }
     }

@@ -35,6 +35,9 @@ pub struct Request {
     /// Who approved the intent.
     #[serde(default)]
     pub approvals: Vec<Approval>,
+    /// Whose request it is, where callers have to say who they are.
+    #[serde(default)]
+    pub requester: Option<String>,
     /// What the caller named it by, so that asking twice signs once.
     pub idempotency: Option<Idempotency>,
     /// When it was accepted.
@@ -64,6 +67,9 @@ pub struct Progress {
     pub attempts: u32,
     /// The signers of the last attempt.
     pub quorum: Option<Quorum>,
+    /// When it began.
+    #[serde(default)]
+    pub begun_at: Option<Timestamp>,
     /// Its state.
     pub state: State,
 }
@@ -95,6 +101,19 @@ pub enum State {
 }
 
 impl State {
+    /// All of their names.
+    pub const NAMES: [&str; 4] = ["Pending", "InProgress", "Completed", "Failed"];
+
+    /// The name, as it stands in answers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::InProgress => "InProgress",
+            Self::Completed { .. } => "Completed",
+            Self::Failed { .. } => "Failed",
+        }
+    }
+
     /// Whether the request has ended.
     pub fn is_finished(&self) -> bool {
         self.finished_at().is_some()
@@ -126,6 +145,56 @@ pub enum Inserted {
     /// A request under the same idempotency key was there before; this is it, and nothing was
     /// stored.
     Existing(Box<Request>),
+}
+
+/// Which requests are listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Those in the state of this name.
+    pub status: Option<&'static str>,
+    /// Those of this key.
+    pub key: Option<String>,
+    /// Those accepted then or later.
+    pub from: Option<Timestamp>,
+    /// Those accepted earlier.
+    pub until: Option<Timestamp>,
+    /// Those that come after this place.
+    pub after: Option<Place>,
+    /// So many of them, at least one.
+    pub limit: usize,
+}
+
+impl Filter {
+    /// The newest requests of all.
+    pub fn newest(limit: usize) -> Self {
+        Self { status: None, key: None, from: None, until: None, after: None, limit }
+    }
+
+    /// Whether it lets a request through, wherever in the list that is.
+    pub fn lets_through(&self, request: &Request) -> bool {
+        self.status.is_none_or(|status| status == request.progress.state.name())
+            && self.key.as_ref().is_none_or(|key| *key == request.intent.key)
+            && self.from.is_none_or(|from| request.created_at >= from)
+            && self.until.is_none_or(|until| request.created_at < until)
+    }
+}
+
+/// A place in the list of all requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// When the request there was accepted.
+    pub created_at: Timestamp,
+    /// Its id.
+    pub id: Uuid,
+}
+
+/// Some requests of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// The newest first.
+    pub requests: Vec<Request>,
+    /// Where to go on, if there may be more.
+    pub next: Option<Place>,
 }
 
 /// A key of the cluster, as the managers know it.
@@ -192,18 +261,12 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     async fn find(&self, idempotency_key: &str) -> Result<Option<Request>, StoreError>;
 
-    /// Marks attempt number `attempt` as begun: `InProgress`, with this quorum. `false` when the
+    /// Marks an attempt as begun: the request is then as far as `begun` says. `false` when the
     /// request has ended, or is driven by another manager than `holder`; nothing is then changed.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn begin_attempt(
-        &self,
-        id: Uuid,
-        holder: Uuid,
-        attempt: u32,
-        quorum: &Quorum,
-    ) -> Result<bool, StoreError>;
+    async fn begin_attempt(&self, id: Uuid, holder: Uuid, begun: &Progress) -> Result<bool, StoreError>;
 
     /// Ends a request in the finished state `state`. `false` when it had ended before (or is not there);
     /// nothing is then changed.
@@ -237,6 +300,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn expire(&self, before: Timestamp) -> Result<u64, StoreError>;
+
+    /// Some of the requests that a filter lets through, the newest first. What takes longer than
+    /// [`OPERATION_TIMEOUT`] is left for the next call.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list(&self, filter: &Filter) -> Result<Listed, StoreError>;
 
     /// Records a key unless one of its id is there; yields the one that stands.
     ///

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{self, Binary, Bson, doc};
+use mongodb::bson::{self, Binary, Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 use mongodb::options::{
     Acknowledgment, ClientOptions, ConnectionString, IndexOptions, ReadConcern, ReadPreference,
@@ -32,8 +32,8 @@ use tss_mpc::{PublicKey, Quorum, Threshold};
 use uuid::Uuid;
 
 use super::{
-    Idempotency, Inserted, KeyRecord, Lease, OPERATION_TIMEOUT, Progress, Request, State, Store, StoreError,
-    not_an_end,
+    Filter, Idempotency, Inserted, KeyRecord, Lease, Listed, OPERATION_TIMEOUT, Place, Progress, Request,
+    State, Store, StoreError, not_an_end,
 };
 
 /// How long a server is looked for, and waited for when it is found; less than
@@ -82,11 +82,15 @@ struct Stored {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     approvals: Vec<Approval>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    requester: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency: Option<Idempotency>,
     created_at: Time,
     deadline: Time,
     attempts: u32,
     quorum: Option<Quorum>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begun_at: Option<Time>,
     state: State,
     /// Whether it has ended; the indexes hold only the one kind, or only the other.
     finished: bool,
@@ -162,11 +166,13 @@ impl From<&Request> for Stored {
             intent: request.intent.clone(),
             message: Binary { subtype: BinarySubtype::Generic, bytes: request.message.clone() },
             approvals: request.approvals.clone(),
+            requester: request.requester.clone(),
             idempotency: request.idempotency.clone(),
             created_at: Time(request.created_at),
             deadline: Time(request.deadline),
             attempts: request.progress.attempts,
             quorum: request.progress.quorum.clone(),
+            begun_at: request.progress.begun_at.map(Time),
             finished: request.progress.state.is_finished(),
             finished_at: request.progress.state.finished_at().map(Time),
             state: request.progress.state.clone(),
@@ -182,10 +188,16 @@ impl From<Stored> for Request {
             intent: stored.intent,
             message: stored.message.bytes,
             approvals: stored.approvals,
+            requester: stored.requester,
             idempotency: stored.idempotency,
             created_at: stored.created_at.0,
             deadline: stored.deadline.0,
-            progress: Progress { attempts: stored.attempts, quorum: stored.quorum, state: stored.state },
+            progress: Progress {
+                attempts: stored.attempts,
+                quorum: stored.quorum,
+                begun_at: stored.begun_at.map(|time| time.0),
+                state: stored.state,
+            },
             lease: Lease {
                 holder: Uuid::from_bytes(stored.lease.holder.bytes()),
                 until: stored.lease.until.0,
@@ -264,7 +276,7 @@ impl MongoStore {
 
     /// Creates the indexes, unless they are there.
     async fn create_indexes(requests: &Collection<Stored>) -> Result<(), StoreError> {
-        let index = |name: &str, keys, unique, only| {
+        let index = |name: &str, keys, unique, only: Option<Document>| {
             let options =
                 IndexOptions::builder().name(name.to_owned()).unique(unique).partial_filter_expression(only);
             IndexModel::builder().keys(keys).options(options.build()).build()
@@ -274,10 +286,11 @@ impl MongoStore {
                 "idempotency",
                 doc! { "idempotency.key": 1 },
                 Some(true),
-                doc! { "idempotency.key": { "$exists": true } },
+                Some(doc! { "idempotency.key": { "$exists": true } }),
             ),
-            index("unfinished_by_lease", doc! { "lease.until": 1 }, None, doc! { "finished": false }),
-            index("finished_by_time", doc! { "finished_at": 1 }, None, doc! { "finished": true }),
+            index("unfinished_by_lease", doc! { "lease.until": 1 }, None, Some(doc! { "finished": false })),
+            index("list", doc! { "created_at": -1, "_id": -1 }, None, None),
+            index("finished_by_time", doc! { "finished_at": 1 }, None, Some(doc! { "finished": true })),
         ];
         requests.create_indexes(indexes).await.map_err(failure)?;
         Ok(())
@@ -361,18 +374,13 @@ impl Store for MongoStore {
         self.within(async { Self::named(&self.ready().await?.requests, idempotency_key).await }).await
     }
 
-    async fn begin_attempt(
-        &self,
-        id: Uuid,
-        holder: Uuid,
-        attempt: u32,
-        quorum: &Quorum,
-    ) -> Result<bool, StoreError> {
+    async fn begin_attempt(&self, id: Uuid, holder: Uuid, begun: &Progress) -> Result<bool, StoreError> {
         let filter = doc! { "_id": uuid(id), "finished": false, "lease.holder": uuid(holder) };
         let change = doc! { "$set": {
-            "attempts": i64::from(attempt),
-            "quorum": to_bson(quorum)?,
-            "state": to_bson(&State::InProgress)?,
+            "attempts": i64::from(begun.attempts),
+            "quorum": to_bson(&begun.quorum)?,
+            "begun_at": begun.begun_at.map(Time),
+            "state": to_bson(&begun.state)?,
         } };
         self.within(async {
             let requests = &self.ready().await?.requests;
@@ -472,6 +480,45 @@ impl Store for MongoStore {
             }
         }
         Ok(removed)
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Listed, StoreError> {
+        let mut all = Vec::new();
+        if let Some(status) = filter.status {
+            all.push(doc! { "state.status": status });
+        }
+        if let Some(key) = &filter.key {
+            all.push(doc! { "intent.key": key });
+        }
+        if let Some(from) = filter.from {
+            all.push(doc! { "created_at": { "$gte": Time(from) } });
+        }
+        if let Some(until) = filter.until {
+            all.push(doc! { "created_at": { "$lt": Time(until) } });
+        }
+        if let Some(Place { created_at, id }) = filter.after {
+            let at = Time(created_at);
+            all.push(doc! { "$or": [
+                { "created_at": { "$lt": at } },
+                { "created_at": at, "_id": { "$lt": uuid(id) } },
+            ] });
+        }
+        let matching = if all.is_empty() {
+            doc! {}
+        } else {
+            doc! { "$and": all }
+        };
+        let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+        self.within(async {
+            let requests = &self.ready().await?.requests;
+            let found = requests.find(matching).sort(doc! { "created_at": -1, "_id": -1 }).limit(limit);
+            let found = found.await.map_err(failure)?;
+            let requests: Vec<Request> = found.map_ok(Request::from).try_collect().await.map_err(failure)?;
+            let last = requests.last().filter(|_| requests.len() >= filter.limit);
+            let next = last.map(|last| Place { created_at: last.created_at, id: last.id });
+            Ok(Listed { requests, next })
+        })
+        .await
     }
 
     async fn pin_key(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError> {
