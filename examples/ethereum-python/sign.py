@@ -89,6 +89,7 @@ def wait_for_signature(request_id):
         answer = call(f"/signature/{request_id}?wait=10s")
         if answer["status"] == "Completed":
             return answer
+        time.sleep(0.1)
     sys.exit(f"request {request_id} is not signed after {PATIENCE} s; GET /status/{request_id} says how far it is")
 
 
