@@ -9,7 +9,7 @@ mod network;
 mod program;
 
 use network::Api;
-use program::run;
+use program::{Variables, run};
 
 /// An example, where its key is, and what tells whether the transaction that it prints is signed with that key.
 struct Example {
@@ -56,7 +56,7 @@ async fn each_says_what_to_do_where_there_is_no_manager_or_no_token_that_does() 
     let api = Api::start().await;
     let (nobody, elsewhere) = ("http://127.0.0.1:1", api.token("sign", "1/2"));
     for Example { name, .. } in EXAMPLES {
-        let cases: [(&[(&str, &str)], &[&str]); 4] = [
+        let cases: [(Variables<'_>, &[&str]); 4] = [
             (&[("TSS_MANAGER", nobody)], &["no answer from the manager at http://127.0.0.1:1", "devnet"]),
             (&[("TSS_MANAGER", "here")], &["expected a URL"]),
             (&[("TSS_MANAGER", api.url())], &["401", "TSS_TOKEN a token", "bearer token is needed"]),

@@ -9,6 +9,9 @@ use tokio::process::Command;
 /// How long an example may take, with building it where nobody has.
 const LONG: Duration = Duration::from_secs(1200);
 
+/// Names and values.
+pub(crate) type Variables<'a> = &'a [(&'a str, &'a str)];
+
 /// What a program left behind.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -18,7 +21,7 @@ pub(crate) struct Output {
 }
 
 /// Runs an example with the line of the README, and with these of its variables and no others.
-pub(crate) async fn run(name: &str, variables: &[(&str, &str)]) -> Output {
+pub(crate) async fn run(name: &str, variables: Variables<'_>) -> Output {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let test = std::env::current_exe().expect("this program has a path");
     let target = test.ancestors().nth(3).expect("target/{profile}/deps/{test}");
