@@ -32,4 +32,5 @@ mod tls;
 pub mod webhooks;
 pub mod window;
 
+pub use server::listen;
 pub use service::{Manager, ManagerOptions};

@@ -31,9 +31,9 @@ async fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let (config, stop, traces) = process::start(&arguments.config, PROGRAM)?;
 
-    let api = listen("manager_port", config.manager_address, config.manager_port).await?;
+    let api = listen("manager_port", config.manager_address, config.manager_port)?;
     let watchers = match config.manager_metrics_port {
-        Some(port) => Some(listen("manager_metrics_port", config.manager_address, port).await?),
+        Some(port) => Some(listen("manager_metrics_port", config.manager_address, port)?),
         None => None,
     };
     let address = api.local_addr().context("`manager_port`")?;
@@ -52,7 +52,7 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn listen(key: &str, address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+fn listen(key: &str, address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     let address = SocketAddr::new(address, port);
-    TcpListener::bind(address).await.with_context(|| format!("`{key}`: cannot listen on {address}"))
+    tss_manager::listen(address).with_context(|| format!("`{key}`: cannot listen on {address}"))
 }

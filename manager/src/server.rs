@@ -12,7 +12,7 @@ use axum_server::Handle;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,22 @@ const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// How long requests under way get when the server stops, of the 30 seconds that Kubernetes gives a Pod.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// How many connections wait to be taken. With the 128 that are usual, clients of a burst are lost without being told, and the
+/// system allows more where it has been told to (`net.core.somaxconn`, 4096 by default).
+const BACKLOG: u32 = 4096;
+
+/// Listens where clients come in.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A port that was listened on a moment ago is free.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `stop`; then requests under way get some seconds to end. Over TLS, and not otherwise, if `tls` says how.
 ///

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tss_common::bus::Bus;
@@ -71,8 +70,7 @@ impl Network {
             None => MemoryBus::new(),
         };
         let address = SocketAddr::new(config.manager_address, config.manager_port);
-        let listener = TcpListener::bind(address)
-            .await
+        let listener = tss_manager::listen(address)
             .with_context(|| format!("cannot listen on {address} (--port names another port)"))?;
         let address = listener.local_addr()?;
 
