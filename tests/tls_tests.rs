@@ -53,11 +53,16 @@ struct Network {
 
 impl Network {
     async fn start(authority: &Authority, name: &str) -> Self {
+        Self::start_with(authority, name, |_| {}).await
+    }
+
+    async fn start_with(authority: &Authority, name: &str, change: impl FnOnce(&mut Installation)) -> Self {
         let mut installation = Installation::new();
         installation.keygen();
         authority.vouch(installation.folder(), name);
         installation.set("TSS_MANAGER_TLS_CERT_FILE", "tls.crt");
         installation.set("TSS_MANAGER_TLS_KEY_FILE", "tls.key");
+        change(&mut installation);
         let port = installation.url().rsplit(':').next().unwrap().to_owned();
         let mut parts = vec![installation.start("manager", &[])];
         parts.extend((1..=3).map(|index| installation.start("signer", &["--index", &index.to_string()])));
@@ -107,6 +112,44 @@ impl Network {
 
 fn over_tls(managers: &Managers) -> Manager {
     managers.of(Scheme::Https, "wallets", "demo").unwrap()
+}
+
+#[tokio::test]
+async fn only_clients_that_an_authority_vouches_for_can_connect_where_that_is_asked() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let network = Network::start_with(&authority, "localhost", |installation| {
+        authority.file(installation.folder(), "clients.crt");
+        installation.set("TSS_MANAGER_TLS_CLIENT_CA_FILE", "clients.crt");
+    })
+    .await;
+    let folder = network.installation.folder().to_owned();
+    let right = authority.file(&folder, "ca.crt");
+    let client = |authority: &Authority, name: &str| {
+        let own = folder.join(name);
+        std::fs::create_dir(&own).unwrap();
+        authority.vouch(&own, "client");
+        let path = |file: &str| own.join(file).to_str().unwrap().to_owned();
+        ["--client-cert".to_owned(), path("tls.crt"), "--client-key".to_owned(), path("tls.key")]
+    };
+    let (known, unknown) = (client(&authority, "known"), client(&stranger, "unknown"));
+    let began = Instant::now();
+    let ask = |more: &[String]| {
+        let authority = right.to_str().unwrap();
+        let url = network.url();
+        let mut arguments = vec!["health", "--manager", &url, "--manager-ca", authority];
+        arguments.extend(more.iter().map(String::as_str));
+        network.installation.run("tssctl", &arguments)
+    };
+    // 5 is a manager that cannot be reached, in the words of tssctl; 7 one that is not ready.
+    while ![Some(0), Some(7)].contains(&ask(&known).status.code()) {
+        assert!(began.elapsed() < START, "{}", network.parts[0].log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for none in [&[][..], &unknown[..]] {
+        let output = ask(none);
+        assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    network.clean_up().await;
 }
 
 #[tokio::test]

@@ -18,8 +18,8 @@ use crate::events;
 use crate::token::Token;
 use crate::tries::Tries;
 use crate::types::{
-    Accepted, BatchOutcome, BatchRequest, Health, Key, KeyList, ListedRequest, Overview, Problem, Ready,
-    RequestDetail, RequestFilter, RequestPage, SignRequest, Signed, SigningResult, Status, Verified,
+    Accepted, BatchOutcome, BatchRequest, DryRun, Health, Key, KeyList, ListedRequest, Overview, Problem,
+    Ready, RequestDetail, RequestFilter, RequestPage, SignRequest, Signed, SigningResult, Status, Verified,
     VerifyRequest,
 };
 
@@ -138,6 +138,14 @@ impl Client {
         })?;
         let call = Call { idempotency_key: Some(header), ..Call::post(&["sign"], request)? };
         self.read(&call, tries).await
+    }
+
+    /// What would become of a request. Nothing is signed.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn dry_run(&self, request: &SignRequest) -> Result<DryRun, Error> {
+        self.read(&Call::post(&["sign", "dry-run"], request)?, self.tries()).await
     }
 
     /// Asks for many signatures, at most 1000. Yields what became of each, in their order.

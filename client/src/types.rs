@@ -99,6 +99,9 @@ pub struct SignRequest {
     /// When the wish lapses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Timestamp>,
+    /// Where the manager tells that the request has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<String>,
     /// Who approved it, at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Approval>,
@@ -264,6 +267,50 @@ pub struct Intent {
     pub digest: Hex<32>,
     /// When the wish lapses.
     pub not_after: Option<Timestamp>,
+}
+
+names! {
+    /// What a signer would do.
+    pub enum Verdict, "verdict" {
+        /// It would take part.
+        Willing = "willing",
+        /// It would not, now or later.
+        Refused = "refused",
+        /// It could not now.
+        Unable = "unable",
+        /// It did not answer.
+        Silent = "silent",
+    }
+}
+
+/// What would become of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DryRun {
+    /// Whether as many signers are willing as are needed.
+    pub would_sign: bool,
+    /// How many are needed.
+    pub threshold: u8,
+    /// What would be signed.
+    pub intent: Intent,
+    /// The key that would sign: the key's, derived along the path.
+    pub public_key: Hex<33>,
+    /// Each signer's word.
+    pub signers: Vec<Word>,
+}
+
+/// What a signer says that it would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// Which signer.
+    pub signer: u8,
+    /// What it would do.
+    pub verdict: Verdict,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The names of those whose approvals its policy counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<String>,
 }
 
 /// A request in the shape that the first TSS network answered in.

@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::network::{Api, claims, token};
+use crate::network::Api;
+use crate::tokens::{ask_for_tokens, claims, token};
 
 /// What each operation takes: any of these scopes, or nothing.
 const TAKES: [(&str, &str, &[&str]); 21] = [
@@ -244,7 +245,7 @@ async fn a_limited_token_is_for_its_keys_and_paths_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_calls_too_often_waits_and_nobody_else_does() {
     let api = Api::start_with(|config, folder| {
-        crate::network::ask_for_tokens(config, folder);
+        ask_for_tokens(config, folder);
         (config.limits.rate, config.limits.burst) = (1, 10);
     })
     .await;

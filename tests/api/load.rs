@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use crate::network::{Api, SOON};
 
@@ -143,18 +143,18 @@ async fn clients_that_never_come_to_the_point_stop_nobody_and_are_sent_away() {
             stream.write_all(beginning.as_bytes()).await.unwrap();
             let (mut reader, mut writer) = stream.into_split();
             let drip = async {
-                while number % 3 == 1 {
-                    sleep(Duration::from_secs(1)).await;
-                    if writer.write_all(b"x-a: b\r\n").await.is_err() {
-                        break;
+                let mut drops = interval(Duration::from_secs(1));
+                loop {
+                    drops.tick().await;
+                    if number % 3 != 1 || writer.write_all(b"x-a: b\r\n").await.is_err() {
+                        std::future::pending::<()>().await;
                     }
                 }
-                std::future::pending::<()>().await;
             };
             let mut answer = Vec::new();
             tokio::select! {
                 read = reader.read_to_end(&mut answer) => { let _ = read; }
-                () = drip => {}
+                _ = drip => {}
             }
             String::from_utf8_lossy(&answer).into_owned()
         })

@@ -8,4 +8,6 @@ mod network;
 mod openapi;
 mod page;
 mod schemathesis;
+#[path = "../support/tokens.rs"]
+mod tokens;
 mod webhooks;

@@ -3,23 +3,21 @@
 use std::path::Path;
 use std::time::Duration;
 
-use jsonwebtoken::{EncodingKey, Header, encode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tss_common::bus::memory::MemoryBus;
-use tss_common::config::{Auth, Config, JwtConfig, StoreKind};
+use tss_common::config::{Config, StoreKind};
 use tss_common::identity::Roster;
 use tss_manager::{Manager, ManagerOptions, store};
 use tss_mpc::{Dkls23, Threshold};
 use tssctl::network::{Network, NetworkOptions};
 
+use crate::tokens::ask_for_tokens;
+
 /// How long an answer may take. Test programs share two cores.
 pub(crate) const SOON: Duration = Duration::from_secs(120);
-
-/// What tokens are made with.
-pub(crate) const SECRET: &str = "a secret of at least 32 bytes, for tests";
 
 /// A network with a client.
 pub(crate) struct Api {
@@ -35,7 +33,7 @@ impl Api {
         Self::start_with(|_, _| {}).await
     }
 
-    /// As [`Api::start`], that asks for tokens made with [`SECRET`].
+    /// As [`Api::start`], that asks for tokens.
     pub(crate) async fn with_tokens() -> Self {
         Self::start_with(ask_for_tokens).await
     }
@@ -123,25 +121,6 @@ impl Api {
             network.stop().await.unwrap();
         }
     }
-}
-
-/// Has a manager ask for tokens.
-pub(crate) fn ask_for_tokens(config: &mut Config, folder: &Path) {
-    let file = folder.join("secrets");
-    std::fs::write(&file, SECRET).unwrap();
-    config.auth = Some(Auth::Jwt);
-    config.jwt = JwtConfig { secret_file: Some(file), ..JwtConfig::default() };
-}
-
-/// What a token says, in the form of `claims`.
-pub(crate) fn token(claims: &Value) -> String {
-    encode(&Header::default(), claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
-}
-
-/// Claims that are taken: of this subject, with these scopes.
-pub(crate) fn claims(subject: &str, scope: &str) -> Value {
-    let exp = jiff::Timestamp::now().as_second() + 600;
-    json!({ "sub": subject, "aud": "tss", "exp": exp, "scope": scope })
 }
 
 fn parts() -> (TempDir, Config, Threshold) {

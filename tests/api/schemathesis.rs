@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::network::{Api, ask_for_tokens, claims, token};
+use crate::network::Api;
+use crate::tokens::{ask_for_tokens, claims, token};
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(600);

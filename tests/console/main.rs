@@ -9,12 +9,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 mod browser;
-mod gate;
 mod network;
+#[path = "../support/tokens.rs"]
+mod tokens;
 
 use browser::{Browser, DOWN, ENTER, ESCAPE, LEFT, TAB, in_browser};
-use gate::Gate;
 use network::Network;
+use tokens::{ask_for_tokens, claims, token};
 
 /// How long what must happen may take. Test programs share two cores.
 const SOON: Duration = Duration::from_secs(60);
@@ -204,41 +205,40 @@ async fn it_fits_a_narrow_screen_and_is_dark_and_still_where_that_is_preferred()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_asks_for_a_token_keeps_it_to_the_tab_and_forgets_it() {
-    let network = Network::start().await;
-    let gate = Gate::start(&network.url).await;
+    let network = Network::start_with(ask_for_tokens).await;
+    let [signer, reader] = ["sign", "read"].map(|scope| token(&claims("somebody", scope)));
     in_browser(async |browser| {
         browser.resize(1280, 900).await;
-        browser.open(&format!("{}/console", gate.url)).await;
+        browser.open(&format!("{}/console", network.url)).await;
         browser.until("document.querySelector('#prompt').open").await;
         browser.picture("token").await;
 
         browser.write("not-a-token").await;
         browser.press(&[ENTER]).await;
         browser.until_said("#prompt-error", "does not accept this token").await;
-        browser.write(gate::SIGNER).await;
+        browser.write(&signer).await;
         browser.press(&[ENTER]).await;
         browser.until_said("#notice", "lacks the scope read").await;
         browser.picture("forbidden").await;
 
         browser.run("document.querySelector('#notice-button').click()").await;
         browser.until("document.querySelector('#prompt').open").await;
-        browser.write(gate::READER).await;
+        browser.write(&reader).await;
         browser.press(&[ENTER]).await;
         browser.until_said("#headline", "Ready to sign").await;
         let kept = browser
             .run("return [Object.values(sessionStorage).join(), localStorage.length, document.cookie, location.href]")
             .await;
-        assert_eq!(kept, serde_json::json!([gate::READER, 0, "", format!("{}/console", gate.url)]));
+        assert_eq!(kept, serde_json::json!([reader, 0, "", format!("{}/console", network.url)]));
 
         // Not asked again in this tab, until it is told to forget.
-        open(browser, &gate.url).await;
+        open(browser, &network.url).await;
         browser.run("document.querySelector('#forget').click()").await;
         browser.until("document.querySelector('#prompt').open && sessionStorage.length === 0").await;
         assert_eq!(browser.run("return document.querySelector('#picture').hidden").await, true);
-        browser.assert_quiet(&gate.url, &["401", "403"]).await;
+        browser.assert_quiet(&network.url, &["401", "403"]).await;
     })
     .await;
-    drop(gate);
     network.stop().await;
 }
 

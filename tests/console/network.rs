@@ -1,6 +1,7 @@
 //! A manager, and signers that come and go.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -53,14 +54,20 @@ pub(crate) struct Network {
 impl Network {
     /// A network that signs.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_, _| {}).await
+    }
+
+    /// The same with a configuration that is changed, for which there is a folder.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config, &Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config {
+        let mut config = Config {
             manager_port: 0,
             data_dir: folder.path().to_owned(),
             store: StoreKind::Embedded,
             signing_timeout: 180,
             ..Config::default()
         };
+        change(&mut config, folder.path());
         let identities = tssctl::keygen::identities(Threshold::new(2, 3).unwrap());
         let roster = Roster::of(&identities).unwrap();
         let registry = prometheus::Registry::new();

@@ -7,6 +7,8 @@ mod ethereum;
 mod liar;
 mod network;
 mod program;
+#[path = "../support/tokens.rs"]
+mod tokens;
 
 use network::Api;
 use program::{Variables, run};
@@ -28,7 +30,7 @@ const EXAMPLES: [Example; 3] = [
 async fn each_prints_a_transaction_that_the_network_signed_for_a_token_of_least_rights() {
     let api = Api::start().await;
     for Example { name, path, check } in EXAMPLES {
-        let token = api.token("sign", path);
+        let token = api.token_for("sign", path);
         let output = run(name, &[("TSS_MANAGER", api.url()), ("TSS_TOKEN", &token)]).await;
         assert!(output.succeeded, "{name}: {output:?}");
         let transaction = output.stdout.trim_end();
@@ -43,7 +45,7 @@ async fn none_prints_a_transaction_with_a_signature_of_something_else() {
     let api = Api::start().await;
     let liar = liar::start(api.url()).await;
     for Example { name, path, .. } in EXAMPLES {
-        let token = api.token("sign", path);
+        let token = api.token_for("sign", path);
         let output = run(name, &[("TSS_MANAGER", &liar), ("TSS_TOKEN", &token)]).await;
         assert!(!output.succeeded && output.stdout.is_empty(), "{name}: {output:?}");
         assert!(output.stderr.contains("do not send it"), "{name}: {}", output.stderr);
@@ -54,7 +56,7 @@ async fn none_prints_a_transaction_with_a_signature_of_something_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_says_what_to_do_where_there_is_no_manager_or_no_token_that_does() {
     let api = Api::start().await;
-    let (nobody, elsewhere) = ("http://127.0.0.1:1", api.token("sign", "1/2"));
+    let (nobody, elsewhere) = ("http://127.0.0.1:1", api.token_for("sign", "1/2"));
     for Example { name, .. } in EXAMPLES {
         let cases: [(Variables<'_>, &[&str]); 4] = [
             (&[("TSS_MANAGER", nobody)], &["no answer from the manager at http://127.0.0.1:1", "devnet"]),

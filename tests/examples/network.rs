@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tss_common::config::{Auth, Config, JwtConfig, StoreKind};
+use tss_common::config::{Config, StoreKind};
 use tss_mpc::{Dkls23, Threshold};
 use tssctl::network::{Network, NetworkOptions};
 
-/// What tokens are made with.
-const SECRET: &str = "a secret of the tests, which is long enough";
+use crate::tokens::{ask_for_tokens, claims, token};
 
 /// How long an answer may take. Test programs share two cores.
 const SOON: Duration = Duration::from_secs(60);
@@ -20,7 +17,6 @@ const SOON: Duration = Duration::from_secs(60);
 pub(crate) struct Api {
     network: Network,
     url: String,
-    cluster: String,
     _folder: TempDir,
 }
 
@@ -36,18 +32,14 @@ impl Api {
     /// Starts a network with a new key.
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let secret_file = folder.path().join("secret");
-        std::fs::write(&secret_file, SECRET).unwrap();
-        let config = Config {
+        let mut config = Config {
             manager_port: 0,
             data_dir: folder.path().to_owned(),
             store: StoreKind::Embedded,
-            auth: Some(Auth::Jwt),
-            jwt: JwtConfig { secret_file: Some(secret_file), ..JwtConfig::default() },
             ..Config::default()
         };
+        ask_for_tokens(&mut config, folder.path());
         let threshold = Threshold::new(config.threshold, config.total_parties).unwrap();
-        let cluster = config.cluster.clone();
         let options = NetworkOptions {
             shares: tssctl::keygen::generate(&Dkls23, &config.cluster, &config.key, threshold).unwrap(),
             identities: tssctl::keygen::identities(threshold),
@@ -56,7 +48,7 @@ impl Api {
             mongodb_uri: None,
         };
         let network = Network::start(options).await.unwrap();
-        Self { url: network.url(), network, cluster, _folder: folder }
+        Self { url: network.url(), network, _folder: folder }
     }
 
     /// Where the manager is.
@@ -65,19 +57,16 @@ impl Api {
     }
 
     /// A token with this scope, for one path.
-    pub(crate) fn token(&self, scope: &str, path: &str) -> String {
-        let expiry = Timestamp::now().as_second() + 3600;
-        let claims = json!({
-            "sub": "example", "aud": self.cluster, "exp": expiry, "scope": scope, "tss_paths": [path],
-        });
-        jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()))
-            .unwrap()
+    pub(crate) fn token_for(&self, scope: &str, path: &str) -> String {
+        let mut claims = claims("example", scope);
+        claims["tss_paths"] = json!([path]);
+        token(&claims)
     }
 
     /// The key at a path.
     pub(crate) async fn key(&self, path: &str) -> Key {
         let url = format!("{}/keys?path={path}", self.url);
-        let asked = client().get(url).bearer_auth(self.token("read", path)).send().await.unwrap();
+        let asked = client().get(url).bearer_auth(self.token_for("read", path)).send().await.unwrap();
         let told: Value = asked.json().await.unwrap();
         let derived = &told["keys"][0]["derived"];
         Key {

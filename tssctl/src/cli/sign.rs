@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use tss_client::types::{Encoding, HashAlgorithm, SignRequest, Signed};
+use tss_client::types::{DryRun, Encoding, HashAlgorithm, SignRequest, Signed, Verdict};
 use tss_client::{Client, MAX_BODY};
 use tssctl::approver;
 use uuid::Uuid;
@@ -48,6 +48,12 @@ pub(crate) struct SignArguments {
     /// Asking again with the same key, 1 to 255 characters, yields the same request. A fresh one unless said.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// Where the manager tells, at an https:// address, that the request has ended.
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
+    /// Only say what the signers would do: nothing is signed.
+    #[arg(long, conflicts_with_all = ["idempotency_key", "wait"])]
+    dry_run: bool,
     /// How many seconds to wait for the signature; 0 prints the request's id at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=MAX_WAIT))]
     wait: u64,
@@ -118,6 +124,8 @@ pub(crate) async fn run(arguments: SignArguments, printer: Printer) -> anyhow::R
         not_after,
         approval,
         idempotency_key,
+        webhook,
+        dry_run,
         wait,
         manager,
     } = arguments;
@@ -132,8 +140,12 @@ pub(crate) async fn run(arguments: SignArguments, printer: Printer) -> anyhow::R
         key: key.or(profile.key),
         path: path.or(profile.path),
         not_after,
+        webhook,
         approvals: read_approvals(&approval)?,
     };
+    if dry_run {
+        return rehearse(&client, &request, printer).await;
+    }
     let key = idempotency_key.unwrap_or_else(|| Uuid::new_v4().to_string());
     let accepted = client.sign_once(&request, &key).await?;
     if wait == 0 {
@@ -141,6 +153,33 @@ pub(crate) async fn run(arguments: SignArguments, printer: Printer) -> anyhow::R
     }
     let signed = signature(&client, accepted.request_id, Duration::from_secs(wait)).await?;
     printer.or_json().answer(&signed, describe)
+}
+
+/// Says what the signers would do; an error where they would not sign.
+async fn rehearse(client: &Client, request: &SignRequest, printer: Printer) -> anyhow::Result<()> {
+    let told = client.dry_run(request).await?;
+    printer.answer(&told, describe_dry_run)?;
+    if told.would_sign {
+        return Ok(());
+    }
+    let willing = told.signers.iter().filter(|word| word.verdict == Verdict::Willing).count();
+    let message =
+        format!("it would not be signed: {willing} signers are willing, {} are needed", told.threshold);
+    Err(Failure::new(Code::Unsigned, message).into())
+}
+
+fn describe_dry_run(told: &DryRun) -> String {
+    let rows = told.signers.iter().map(|word| {
+        let more = word.reason.clone().unwrap_or_else(|| word.approvals.join(", "));
+        [word.signer.to_string(), word.verdict.to_string(), more]
+    });
+    let rows: Vec<_> = rows.collect();
+    let about = output::labelled([
+        ("digest", Some(told.intent.digest.to_string())),
+        ("public key", Some(told.public_key.to_string())),
+        ("needed", Some(format!("{} signers", told.threshold))),
+    ]);
+    format!("{about}\n{}", output::table(["SIGNER", "WOULD", ""], &rows))
 }
 
 fn read_approvals(files: &[PathBuf]) -> anyhow::Result<Vec<tss_client::types::Approval>> {

@@ -57,9 +57,9 @@ pub(crate) struct MakeArguments {
     /// For how long it holds, as in 90s, 15m, 1h or 30d; 366 days at most.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_expiry)]
     expires: SignedDuration,
-    /// Whom it is for, where the manager expects to be named (`aud`).
-    #[arg(long)]
-    audience: Option<String>,
+    /// Who it is for: the manager's `jwt.audience`, or its cluster's name.
+    #[arg(long, default_value = "tss")]
+    audience: String,
     /// Who makes it, where the manager expects that (`iss`).
     #[arg(long)]
     issuer: Option<String>,
@@ -101,8 +101,7 @@ impl Scope {
 #[derive(Serialize)]
 struct Claims<'a> {
     sub: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aud: Option<&'a str>,
+    aud: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     iat: i64,
@@ -144,18 +143,20 @@ pub(crate) fn run(command: TokenCommand, printer: Printer) -> anyhow::Result<()>
     }
 }
 
-/// The secret of a file: its bytes without the end of the line.
+/// The first secret of a file, one a line: a manager takes tokens that are made with any of them.
 fn read_secret(file: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     ensure_private("secret", file)?;
     let wrong = |problem: String| Failure::usage(format!("secret file {}: {problem}", file.display()));
     let mut secret =
         std::fs::File::open(file).and_then(read_bounded).map_err(|error| wrong(error.to_string()))?;
-    if secret.last() == Some(&b'\n') {
+    let first = secret.iter().position(|&byte| byte == b'\n').unwrap_or(secret.len());
+    secret.truncate(first);
+    if secret.last() == Some(&b'\r') {
         secret.pop();
     }
     if secret.len() < MIN_SECRET {
         let problem = format!(
-            "it has {} bytes: expected at least {MIN_SECRET}, as from `openssl rand -hex 32`",
+            "its first line has {} bytes: expected at least {MIN_SECRET}, as from `openssl rand -hex 32`",
             secret.len()
         );
         return Err(wrong(problem));
@@ -190,7 +191,7 @@ fn make(arguments: &MakeArguments, secret: &[u8], now: Timestamp) -> anyhow::Res
     }
     let claims = Claims {
         sub: &arguments.subject,
-        aud: arguments.audience.as_deref(),
+        aud: &arguments.audience,
         iss: arguments.issuer.as_deref(),
         iat: now.as_second(),
         exp: now.checked_add(arguments.expires).context("--expires: there is no such time")?.as_second(),
@@ -318,7 +319,7 @@ mod tests {
 
         let bare = decode(make_with(&["--scope", "admin"]).as_bytes()).unwrap();
         let names: Vec<_> = bare["claims"].as_object().unwrap().keys().cloned().collect();
-        assert_eq!(names, ["exp", "iat", "scope", "sub"], "a token without limits names none");
+        assert_eq!(names, ["aud", "exp", "iat", "scope", "sub"], "a token without limits names none");
     }
 
     #[test]
