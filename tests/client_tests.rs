@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use futures::future::join_all;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tss_client::error::ProblemKind;
 use tss_client::types::{
-    BatchOutcome, HashAlgorithm, PartState, Readiness, RequestStatus, SignRequest, VerifyRequest,
+    BatchOutcome, HashAlgorithm, ListedRequest, PartState, Readiness, RequestFilter, RequestStatus,
+    SignRequest, Status, TimelineEvent, Verdict, VerifyRequest,
 };
 use tss_client::{Client, Error, Hex, HexBytes};
 use tss_common::config::{Config, StoreKind};
@@ -101,6 +103,48 @@ async fn what_a_manager_answers_is_what_the_types_say() {
         let again = client.sign_and_wait(&request, SOON).await.unwrap();
         assert_eq!(again.digest, digest);
     }
+    signing.network.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_manager_tells_who_watches_is_what_the_types_say() {
+    let signing = Signing::start().await;
+    let client = &signing.client;
+    let mut ids = Vec::new();
+    for text in ["first", "second", "third"] {
+        let accepted = client.sign(&SignRequest::text(text)).await.unwrap();
+        let told: Vec<Status> = client.events(accepted.request_id).try_collect().await.unwrap();
+        let last = told.last().unwrap();
+        assert_eq!((&last.status, last.request_id), (&RequestStatus::Completed, accepted.request_id));
+        assert!(told.iter().rev().skip(1).all(|status| !status.status.is_final()), "{told:?}");
+        ids.insert(0, accepted.request_id);
+    }
+
+    let page = RequestFilter { limit: Some(2), ..RequestFilter::default() };
+    let listed: Vec<ListedRequest> = client.requests(page).try_collect().await.unwrap();
+    assert_eq!(listed.iter().map(|one| one.summary.request_id).collect::<Vec<_>>(), ids);
+    assert!(listed.iter().all(|one| one.requested_by.is_none()));
+    let failed = RequestFilter { status: Some(RequestStatus::Failed), ..RequestFilter::default() };
+    assert_eq!(client.requests(failed).try_collect::<Vec<_>>().await.unwrap(), []);
+
+    let detail = client.request(ids[0]).await.unwrap();
+    assert_eq!((detail.summary.request_id, detail.digest), (ids[0], Hex(Sha256::digest(b"third").into())));
+    let happened: Vec<_> = detail.timeline.iter().map(|entry| entry.event.clone()).collect();
+    assert_eq!(happened, [TimelineEvent::Accepted, TimelineEvent::Attempt, TimelineEvent::Completed]);
+    assert_eq!(detail.timeline[1].quorum.as_ref().map(Vec::len), Some(2));
+    assert!(detail.timeline.is_sorted_by_key(|entry| entry.at), "{detail:?}");
+
+    let overview = client.overview().await.unwrap();
+    assert_eq!((&overview.status, overview.threshold, overview.signers.len()), (&Readiness::Ok, 2, 3));
+    assert_eq!(overview.keys, ["default"]);
+    assert_eq!(overview.recent.iter().map(|one| one.request_id).collect::<Vec<_>>(), ids);
+    assert_eq!(overview.series.points.iter().map(|point| point.completed).sum::<u64>(), 3);
+
+    let told = client.dry_run(&SignRequest::text("third")).await.unwrap();
+    assert!(told.would_sign && told.signers.iter().all(|word| word.verdict == Verdict::Willing), "{told:?}");
+    assert_eq!(told.intent.digest, detail.digest);
+    // Nothing came of it.
+    assert_eq!(client.request_page(&RequestFilter::default(), None).await.unwrap().requests.len(), 3);
     signing.network.stop().await.unwrap();
 }
 

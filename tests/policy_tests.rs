@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tss_client::Client;
-use tss_client::types::{self, Approval, RequestStatus, SignRequest, Status};
+use tss_client::types::{self, Approval, RequestFilter, RequestStatus, SignRequest, Status, Verdict};
 use tss_common::config::{Config, StoreKind};
 use tss_common::intent::{Encoding, HashAlgorithm, Wish};
 use tss_mpc::{Dkls23, ShareDocument, SignerIndex, Threshold};
@@ -206,6 +206,49 @@ async fn nothing_is_signed_without_the_approvals_that_the_policy_requires() {
         let error = signing.client.sign(&other).await.unwrap_err().to_string();
         for part in [part, "`approvals[0]`", &keys.public["alice"], "did not sign this request"] {
             assert!(error.contains(part), "`{part}` is missing in: {error}");
+        }
+    }
+    signing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_tells_what_each_signer_would_do_and_counts_for_nothing() {
+    let policy = |keys: &Keys| format!("paths = [\"0/1/*\"]\nrequests_per_minute = 2\n{}", keys.approvals(1));
+    let (signing, keys) = Signing::start(policy, |_| {}).await;
+    let hello = request("hello");
+    let approved = SignRequest { approvals: vec![signing.approve(&keys, "alice", &hello)], ..hello.clone() };
+    let elsewhere = SignRequest { path: Some("9".into()), ..hello.clone() };
+    // More often than the policy would let anybody.
+    for _ in 0..5 {
+        let told = signing.client.dry_run(&approved).await.unwrap();
+        assert!(told.would_sign, "{told:?}");
+        for word in &told.signers {
+            assert_eq!((&word.verdict, &word.approvals[..]), (&Verdict::Willing, &["alice".to_owned()][..]));
+        }
+    }
+    for (request, reason) in [(&hello, "approvals by 1 of"), (&elsewhere, "path 9 is not allowed")] {
+        let told = signing.client.dry_run(request).await.unwrap();
+        assert!(!told.would_sign, "{told:?}");
+        for word in &told.signers {
+            assert_eq!(word.verdict, Verdict::Refused);
+            assert!(word.reason.as_deref().is_some_and(|said| said.contains(reason)), "{word:?}");
+        }
+    }
+    assert_eq!(signing.refusals("path").await, 0);
+    assert_eq!(signing.refusals("rate").await, 0);
+    let none = RequestFilter::default();
+    assert_eq!(signing.client.request_page(&none, None).await.unwrap().requests, []);
+    // What the signers said they do, until their rate is used up; then they say so.
+    for path in ["0/1/2", "0/1/3", "0/1/4"] {
+        let wish = SignRequest { path: Some(path.into()), ..hello.clone() };
+        let wish = SignRequest { approvals: vec![signing.approve(&keys, "alice", &wish)], ..wish };
+        if signing.client.dry_run(&wish).await.unwrap().would_sign {
+            signing.signed(&wish).await;
+        } else {
+            assert_eq!(path, "0/1/4");
+            let told = signing.client.dry_run(&wish).await.unwrap();
+            let unable = told.signers.iter().find(|word| word.verdict == Verdict::Unable).unwrap();
+            assert!(unable.reason.as_deref().unwrap().contains("2 requests a minute"), "{unable:?}");
         }
     }
     signing.stop().await;

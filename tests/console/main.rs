@@ -1,4 +1,4 @@
-//! The web console in a browser, in front of a manager and its signers.
+//! The pages that a manager serves, in a browser: the console, and the one of the API's document.
 //!
 //! Pictures of it are in `target/tmp/console` afterwards: what it looks like, only people can tell.
 
@@ -237,6 +237,35 @@ async fn it_asks_for_a_token_keeps_it_to_the_tab_and_forgets_it() {
         browser.until("document.querySelector('#prompt').open && sessionStorage.length === 0").await;
         assert_eq!(browser.run("return document.querySelector('#picture').hidden").await, true);
         browser.assert_quiet(&network.url, &["401", "403"]).await;
+    })
+    .await;
+    network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_of_the_document_shows_every_operation_on_any_screen() {
+    let network = Network::start_with(ask_for_tokens).await;
+    let document: Value =
+        reqwest::get(format!("{}/openapi.json", network.url)).await.unwrap().json().await.unwrap();
+    in_browser(async |browser| {
+        for (width, height, name) in [(1280, 900, "docs"), (360, 740, "docs-narrow")] {
+            browser.resize(width, height).await;
+            browser.open(&format!("{}/docs", network.url)).await;
+            browser.until("document.querySelector('#main h2')").await;
+            let shown = browser.run("return document.querySelector('#main').innerText").await;
+            let shown = shown.as_str().unwrap();
+            for (path, item) in document["paths"].as_object().unwrap() {
+                assert!(shown.contains(path.as_str()), "{path}");
+                for operation in item.as_object().unwrap().values() {
+                    let summary = operation["summary"].as_str().unwrap();
+                    assert!(shown.contains(summary), "{path}: {summary}");
+                }
+            }
+            assert!(shown.contains("curl"), "{shown}");
+            assert_no_sideways_scroll(browser).await;
+            browser.picture(name).await;
+        }
+        browser.assert_quiet(&network.url, &[]).await;
     })
     .await;
     network.stop().await;
