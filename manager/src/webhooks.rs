@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use crate::api::requests::{Status, signed};
 use crate::file;
 use crate::metrics::{Metrics, Told};
-use crate::store::{Request, State, Store, StoreError};
+use crate::store::{Request, State, Store};
 
 /// The longest address, in bytes.
 pub const MAX_URL: usize = 2048;
@@ -214,9 +214,7 @@ impl Webhooks {
         };
         metrics.webhooks.inc(told);
         // If this is lost, it is delivered once more.
-        if let Err(error @ (StoreError::Down(_) | StoreError::Corrupt(_))) =
-            store.put_off(request.id, due).await
-        {
+        if let Err(error) = store.put_off(request.id, due).await {
             tracing::debug!(%error, "it is not noted what became of a webhook");
         }
     }

@@ -261,8 +261,11 @@ impl Inner {
                     delivery.reject();
                 }
                 Ok(Order::Rehearse(Rehearsal { rehearsal })) => {
-                    self.rehearse(&rehearsal).await;
-                    delivery.ack();
+                    let signer = self.clone();
+                    tasks.spawn(async move {
+                        signer.rehearse(&rehearsal).await;
+                        delivery.ack();
+                    });
                 }
                 Ok(Order::Sign(attempt)) => {
                     let span = tracing::info_span!(

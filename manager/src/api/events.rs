@@ -14,7 +14,7 @@ use super::problem::{Kind, Problem};
 use super::requests::{Id, Status, find};
 use crate::auth::Caller;
 use crate::service::Shared;
-use crate::store::Request;
+use crate::store::{Progress, Request};
 
 /// How many may be followed at the same time.
 pub const MAX_STREAMS: usize = 1024;
@@ -83,7 +83,7 @@ impl Followed {
     async fn change(&self, said: &Request) -> Option<Arc<Request>> {
         loop {
             let left = self.until.checked_duration_since(Instant::now())?;
-            let changed = |progress: &crate::store::Progress| *progress != said.progress;
+            let changed = |progress: &Progress| *progress != said.progress;
             // A store that is away for a while is waited for.
             match self.shared.coordinator.wait_until(said.id, left, changed).await {
                 Ok(Some(request)) if request.progress != said.progress => return Some(request),

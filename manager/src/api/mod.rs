@@ -31,10 +31,9 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
+use tss_common::config::Auth;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-
-use tss_common::config::Auth;
 
 use crate::auth::Need;
 use crate::service::Shared;

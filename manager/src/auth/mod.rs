@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, header};
 use tss_common::config::{Auth, Config};
 use tss_common::labels;
 use tss_common::telemetry::{Counters, Label as _};
+use tss_mpc::DerivationPath;
 
 pub mod caller;
 mod keys;
@@ -135,12 +136,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`TurnedAway`]; it has been counted.
-    pub fn check_limits(
-        &self,
-        caller: &Caller,
-        key: &str,
-        path: &tss_mpc::DerivationPath,
-    ) -> Result<(), TurnedAway> {
+    pub fn check_limits(&self, caller: &Caller, key: &str, path: &DerivationPath) -> Result<(), TurnedAway> {
         match caller.may_use(key, path) {
             true => Ok(()),
             false => Err(self.turn_away(Refusal::Limits.into())),
