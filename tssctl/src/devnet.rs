@@ -86,7 +86,8 @@ TSS devnet: {threshold}, manager and signers in one process (for development: on
   {at:<19}{derived}
   Ethereum address   {ethereum}
   Bitcoin address    {bitcoin}
-  API                {url}/docs
+  API                {url}
+  documentation      {url}/docs
   console            {url}/console
 
 Sign something:
