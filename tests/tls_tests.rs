@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -128,6 +130,7 @@ async fn only_clients_that_an_authority_vouches_for_can_connect_where_that_is_as
         let own = folder.join(name);
         std::fs::create_dir(&own).unwrap();
         authority.vouch(&own, "client");
+        std::fs::set_permissions(own.join("tls.key"), Permissions::from_mode(0o600)).unwrap();
         let path = |file: &str| own.join(file).to_str().unwrap().to_owned();
         ["--client-cert".to_owned(), path("tls.crt"), "--client-key".to_owned(), path("tls.key")]
     };
@@ -141,8 +144,12 @@ async fn only_clients_that_an_authority_vouches_for_can_connect_where_that_is_as
         network.installation.run("tssctl", &arguments)
     };
     // 5 is a manager that cannot be reached, in the words of tssctl; 7 one that is not ready.
-    while ![Some(0), Some(7)].contains(&ask(&known).status.code()) {
-        assert!(began.elapsed() < START, "{}", network.parts[0].log());
+    loop {
+        let output = ask(&known);
+        if [Some(0), Some(7)].contains(&output.status.code()) {
+            break;
+        }
+        assert!(began.elapsed() < START, "{output:?}\n{}", network.parts[0].log());
         std::thread::sleep(Duration::from_millis(200));
     }
     for none in [&[][..], &unknown[..]] {
