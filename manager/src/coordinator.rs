@@ -309,6 +309,14 @@ impl Coordinator {
     /// # Errors
     /// [`SubmitError`]; nothing was then promised.
     pub async fn submit(self: &Arc<Self>, request: Request) -> Result<Inserted, SubmitError> {
+        // Whoever hangs up meanwhile takes nothing back: what is stored is driven at once, and not when its lease has lapsed.
+        let coordinator = self.clone();
+        let stored = async move { coordinator.store_and_drive(request).await };
+        let stored = self.tasks.spawn(stored.in_current_span()).await;
+        stored.unwrap_or(Err(SubmitError::Unavailable("the manager is stopping")))
+    }
+
+    async fn store_and_drive(self: &Arc<Self>, request: Request) -> Result<Inserted, SubmitError> {
         if *self.bus.state().borrow() != BusState::Up {
             return Err(SubmitError::Unavailable("the message bus is unreachable"));
         }
@@ -1100,6 +1108,24 @@ mod tests {
         assert!(matches!(coordinator.reserve(1), Err(SubmitError::Overloaded(3))));
         drop(three);
         assert!(coordinator.reserve(1).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_hangs_up_while_its_request_is_stored_takes_nothing_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        coordinator.set_store_up(true);
+        // The first answer of this store is lost, which is not what this is about.
+        coordinator.store.insert(&request(&coordinator)).await.unwrap_err();
+        let request = Request { idempotency: None, ..request(&coordinator) };
+        timeout(Duration::ZERO, coordinator.submit(request.clone())).await.expect_err("it takes a while");
+        let driven = async {
+            while !coordinator.requests().known.contains_key(&request.id) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LEASE.unsigned_abs() * 10, driven).await.expect("it is driven");
+        assert_eq!(coordinator.metrics.accepted.get(), 1);
     }
 
     #[tokio::test]
