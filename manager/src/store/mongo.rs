@@ -88,6 +88,8 @@ struct Stored {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency: Option<Idempotency>,
     created_at: Time,
+    /// Where it stands in the list of all requests: see [`place`].
+    place: String,
     deadline: Time,
     attempts: u32,
     quorum: Option<Quorum>,
@@ -187,6 +189,7 @@ impl From<&Request> for Stored {
             }),
             idempotency: request.idempotency.clone(),
             created_at: Time(request.created_at),
+            place: place(Place { created_at: request.created_at, id: request.id }),
             deadline: Time(request.deadline),
             attempts: request.progress.attempts,
             quorum: request.progress.quorum.clone(),
@@ -314,7 +317,7 @@ impl MongoStore {
                 None,
                 Some(doc! { "webhook.due": { "$exists": true } }),
             ),
-            index("list", doc! { "created_at": -1, "_id": -1 }, None, None),
+            index("list", doc! { "place": -1 }, None, None),
             index("finished_by_time", doc! { "finished_at": 1 }, None, Some(doc! { "finished": true })),
         ];
         requests.create_indexes(indexes).await.map_err(failure)?;
@@ -561,17 +564,13 @@ impl Store for MongoStore {
             all.push(doc! { "intent.key": key });
         }
         if let Some(from) = filter.from {
-            all.push(doc! { "created_at": { "$gte": Time(from) } });
+            all.push(doc! { "place": { "$gte": Time(from).to_string() } });
         }
         if let Some(until) = filter.until {
-            all.push(doc! { "created_at": { "$lt": Time(until) } });
+            all.push(doc! { "place": { "$lt": Time(until).to_string() } });
         }
-        if let Some(Place { created_at, id }) = filter.after {
-            let at = Time(created_at);
-            all.push(doc! { "$or": [
-                { "created_at": { "$lt": at } },
-                { "created_at": at, "_id": { "$lt": uuid(id) } },
-            ] });
+        if let Some(after) = filter.after {
+            all.push(doc! { "place": { "$lt": place(after) } });
         }
         let matching = if all.is_empty() {
             doc! {}
@@ -581,7 +580,7 @@ impl Store for MongoStore {
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
         self.within(async {
             let requests = &self.ready().await?.requests;
-            let found = requests.find(matching).sort(doc! { "created_at": -1, "_id": -1 }).limit(limit);
+            let found = requests.find(matching).sort(doc! { "place": -1 }).limit(limit);
             let found = found.await.map_err(failure)?;
             let requests: Vec<Request> = found.map_ok(Request::from).try_collect().await.map_err(failure)?;
             let last = requests.last().filter(|_| requests.len() >= filter.limit);
@@ -641,6 +640,11 @@ async fn within<T>(operation: impl Future<Output = Result<T, StoreError>>) -> Re
     timeout(OPERATION_TIMEOUT, operation)
         .await
         .map_err(|_| StoreError::Down(format!("no answer within {OPERATION_TIMEOUT:?}")))?
+}
+
+/// A place in the list as text, so that the order of the texts is that of the list: by time, then by id.
+fn place(Place { created_at, id }: Place) -> String {
+    format!("{} {id}", Time(created_at))
 }
 
 fn uuid(id: Uuid) -> bson::Uuid {
