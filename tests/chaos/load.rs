@@ -88,16 +88,15 @@ impl Ledger {
         entries.iter().any(|entry| accepted(entry) && entry.latency().is_some())
     }
 
-    /// Waits until all requests that began before then have ended.
-    pub(crate) async fn until_ended(&self, before: Instant, patience: Duration) {
+    /// Waits until all requests that began before then have ended; yields those that have not, after `patience`.
+    pub(crate) async fn until_ended(&self, before: Instant, patience: Duration) -> Vec<Entry> {
         let waiting = Instant::now();
         loop {
             let pending = |entry: &Entry| entry.began < before && entry.ended.is_none() && !entry.given_up;
             let pending: Vec<Entry> = self.entries().iter().filter(|entry| pending(entry)).cloned().collect();
-            if pending.is_empty() {
-                return;
+            if pending.is_empty() || waiting.elapsed() >= patience {
+                return pending;
             }
-            assert!(waiting.elapsed() < patience, "not ended within {patience:?}: {pending:#?}");
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -146,10 +145,13 @@ impl Load {
         Self { ledger, stop, task }
     }
 
-    /// Begins no more requests, and waits until all have ended.
-    pub(crate) async fn stop(mut self, patience: Duration) -> Arc<Ledger> {
+    /// Begins no more requests.
+    pub(crate) fn stop(&self) {
         self.stop.cancel();
-        self.ledger.until_ended(Instant::now(), patience).await;
+    }
+
+    /// What became of all requests, once all have ended.
+    pub(crate) async fn ended(mut self) -> Arc<Ledger> {
         while let Some(ended) = self.task.join_next().await {
             ended.unwrap();
         }

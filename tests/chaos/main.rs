@@ -57,7 +57,7 @@ async fn every_acknowledged_request_ends_and_ends_once_whatever_fails() {
         let whole = Instant::now();
         sleep(CALM).await;
         let end = Instant::now();
-        load.ledger.until_ended(end, ENDING).await;
+        until_ended(&network, &load, end).await;
 
         let touched =
             |entry: &Entry| entry.began < end && entry.ended.as_ref().is_none_or(|(_, at)| *at >= struck.at);
@@ -73,7 +73,9 @@ async fn every_acknowledged_request_ends_and_ends_once_whatever_fails() {
     }
 
     // All of it again, when nothing changes any more.
-    let ledger = load.stop(ENDING).await;
+    load.stop();
+    until_ended(&network, &load, Instant::now()).await;
+    let ledger = load.ended().await;
     network.stop();
     let entries = ledger.all();
     let logs = Logs::read(&network, true);
@@ -89,6 +91,15 @@ async fn every_acknowledged_request_ends_and_ends_once_whatever_fails() {
         logs.entries,
         began.elapsed().as_secs_f64()
     );
+}
+
+/// That all requests that began before then end in time; or what is known of those that have not.
+async fn until_ended(network: &Network, load: &Load, before: Instant) {
+    let pending = load.ledger.until_ended(before, ENDING).await;
+    if !pending.is_empty() {
+        let known = proof::what_is_known(network, &pending).await;
+        panic!("not ended {ENDING:?} later:\n{}", known.join("\n\n"));
+    }
 }
 
 /// How many times as much memory as before a process holds that lived through a fault: the largest.

@@ -15,6 +15,7 @@ use tss_common::audit::{self, Event, Finish};
 use tss_mpc::ShareDocument;
 use uuid::Uuid;
 
+use crate::installation::get;
 use crate::load::{Answer, Entry};
 use crate::network::{Network, SIGNERS};
 
@@ -136,6 +137,29 @@ pub(crate) async fn check(network: &Network, key: &Key, entries: &[Entry], logs:
         }
     }
     tally
+}
+
+/// What the client, the database and the managers say of each of these requests.
+pub(crate) async fn what_is_known(network: &Network, entries: &[Entry]) -> Vec<String> {
+    let requests = requests(network).await;
+    let mut known = Vec::new();
+    for entry in entries {
+        // By its id and by its idempotency key: an index may say something else than the collection.
+        let named = requests.find_one(doc! { "idempotency.key": &entry.idempotency_key }).await;
+        let mut said = vec![format!("{:.1} s ago: {entry:?}", entry.began.elapsed().as_secs_f64())];
+        said.push(format!("by its idempotency key: {named:?}"));
+        if let Some((id, ..)) = entry.accepted {
+            let by_id = requests.find_one(doc! { "_id": bson_id(id) }).await;
+            said.push(format!("by its id: {by_id:?}"));
+            let lapsed = doc! { "_id": bson_id(id), "finished": false, "lease.until": { "$lt": "9" } };
+            said.push(format!("as unfinished: {:?}", requests.count_documents(lapsed).await));
+            for url in network.urls() {
+                said.push(format!("{url}: {:?}", get(&format!("{url}/status/{id}")).await));
+            }
+        }
+        known.push(said.join("\n  "));
+    }
+    known
 }
 
 /// The sessions that ended with a signature: which one, and which signers wrote it down.
