@@ -1,8 +1,8 @@
 //! Approvers' keys, and the approvals that they make: offline, without a manager's word for anything.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -13,6 +13,8 @@ use tss_common::config::Config;
 use tss_common::ed25519::{SigningKey, VerifyingKey};
 use tss_common::intent::{Intent, Wish};
 use zeroize::Zeroizing;
+
+use crate::private;
 
 /// The longest file that is read here, in bytes; a key or an approval has about 300 at most.
 const MAX_FILE: u64 = 4096;
@@ -44,15 +46,11 @@ pub fn generate(file: &Path) -> anyhow::Result<VerifyingKey> {
 /// Naming the file, what is wrong, and what was expected.
 pub fn load(file: &Path) -> anyhow::Result<SigningKey> {
     let read = || -> anyhow::Result<SigningKey> {
-        let mode = std::fs::metadata(file)?.permissions().mode() & 0o777;
-        anyhow::ensure!(
-            mode & 0o007 == 0,
-            "its permissions are {mode:04o}, so everybody can read or change it: expected 0600 (chmod 600)"
-        );
-        let text = read_short(file)?;
+        private::check(&std::fs::metadata(file)?).map_err(anyhow::Error::msg)?;
+        let text = private::read(File::open(file)?, MAX_FILE)?;
         let mut seed = Zeroizing::new([0; 32]);
         // The error says nothing of what the file holds.
-        let decoded = hex::decode_to_slice(text.trim(), &mut *seed);
+        let decoded = hex::decode_to_slice(text.trim_ascii(), &mut *seed);
         anyhow::ensure!(
             decoded.is_ok(),
             "expected one line of 64 hex digits, as `tssctl approver` writes it"
@@ -95,11 +93,11 @@ pub fn describe(text: &str, intent: &Intent) -> String {
 /// Naming the file, what is wrong, and what was expected.
 pub fn read_approval(file: &Path) -> anyhow::Result<Approval> {
     let read = || -> anyhow::Result<Approval> {
-        let text = read_short(file)?;
+        let text = private::read(File::open(file)?, MAX_FILE)?;
         let expected = "expected one line of JSON, as `tssctl approve` prints it";
         // An error that quotes the text would show a part of a key, should this be one.
-        anyhow::ensure!(text.trim_start().starts_with('{'), expected);
-        serde_json::from_str(text.trim()).context(expected)
+        anyhow::ensure!(text.trim_ascii_start().starts_with(b"{"), expected);
+        serde_json::from_slice(&text).context(expected)
     };
     read().with_context(|| format!("approval {}", file.display()))
 }
@@ -112,18 +110,10 @@ pub fn to_send(approval: &Approval) -> types::Approval {
     }
 }
 
-/// The text of a file that is short, and may be secret.
-fn read_short(file: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let most = usize::try_from(MAX_FILE)?;
-    // All the room at once: growing would leave copies behind.
-    let mut text = Zeroizing::new(String::with_capacity(most + 1));
-    File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    anyhow::ensure!(text.len() <= most, "it has more than {MAX_FILE} bytes");
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use tss_common::intent::{Encoding, HashAlgorithm};
 
     use super::*;

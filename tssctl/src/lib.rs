@@ -8,6 +8,7 @@
 //! | [`devnet`] | such a network for a developer, kept in a folder |
 //! | [`bench`] | such a network under load, against its engine's own ceiling |
 //! | [`approver`] | approvers' keys, and the approvals they make |
+//! | [`private`] | files with secrets in them |
 //! | [`audit`] | the signers' audit logs, checked and shown |
 
 pub mod approver;
@@ -17,3 +18,4 @@ pub mod devnet;
 pub mod keygen;
 pub mod legacy;
 pub mod network;
+pub mod private;

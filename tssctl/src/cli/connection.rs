@@ -1,12 +1,11 @@
 //! Where the manager is, whom to believe, who asks: flags go before variables, and those before the profile.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use tss_client::{Client, ClientBuilder};
+use tssctl::private;
 
 use super::exit::Failure;
 use super::profile::{Profile, ProfilesFile};
@@ -117,16 +116,8 @@ pub(crate) enum Token {
 
 /// That only its owner and group can read a file, or change it.
 pub(crate) fn ensure_private(what: &str, file: &Path) -> anyhow::Result<()> {
-    let metadata = std::fs::metadata(file)
-        .map_err(|error| Failure::usage(error.to_string()))
-        .with_context(|| format!("{what} file {}", file.display()))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 {
-        return Err(Failure::usage(format!(
-            "{what} file {}: its permissions are {mode:04o}, so everybody can read or change it: expected 0600 or 0440 \
-             (chmod 600)",
-            file.display()
-        )));
-    }
-    Ok(())
+    let metadata = std::fs::metadata(file).map_err(|error| error.to_string());
+    metadata
+        .and_then(|metadata| private::check(&metadata))
+        .map_err(|problem| Failure::usage(format!("{what} file {}: {problem}", file.display())))
 }

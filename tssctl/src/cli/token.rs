@@ -1,7 +1,7 @@
 //! `token`: tokens of a manager that shares a secret with whoever makes them (HS256, RFC 7519). A manager that believes an
 //! identity provider has its tokens made there.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -11,6 +11,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tss_mpc::DerivationPath;
+use tssctl::private;
 use zeroize::Zeroizing;
 
 use super::connection::{ManagerArguments, Token, ensure_private};
@@ -147,8 +148,9 @@ pub(crate) fn run(command: TokenCommand, printer: Printer) -> anyhow::Result<()>
 fn read_secret(file: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     ensure_private("secret", file)?;
     let wrong = |problem: String| Failure::usage(format!("secret file {}: {problem}", file.display()));
-    let mut secret =
-        std::fs::File::open(file).and_then(read_bounded).map_err(|error| wrong(error.to_string()))?;
+    let mut secret = std::fs::File::open(file)
+        .and_then(|file| private::read(file, MAX_FILE))
+        .map_err(|error| wrong(error.to_string()))?;
     let first = secret.iter().position(|&byte| byte == b'\n').unwrap_or(secret.len());
     secret.truncate(first);
     if secret.last() == Some(&b'\r') {
@@ -162,16 +164,6 @@ fn read_secret(file: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         return Err(wrong(problem));
     }
     Ok(secret)
-}
-
-fn read_bounded(from: impl std::io::Read) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    // All the room at once: growing would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or_default() + 1));
-    from.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(std::io::Error::other(format!("it has more than {MAX_FILE} bytes")));
-    }
-    Ok(bytes)
 }
 
 fn make(arguments: &MakeArguments, secret: &[u8], now: Timestamp) -> anyhow::Result<Zeroizing<String>> {
@@ -219,10 +211,10 @@ fn write(file: &Path, token: &str) -> anyhow::Result<()> {
 fn read(arguments: &ShowArguments) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let from_file = |file: &Path| {
         let wrong = |error| Failure::usage(format!("token file {}: {error}", file.display()));
-        std::fs::File::open(file).and_then(read_bounded).map_err(wrong)
+        std::fs::File::open(file).and_then(|file| private::read(file, MAX_FILE)).map_err(wrong)
     };
     match &arguments.file {
-        Some(file) if file.as_os_str() == "-" => read_bounded(std::io::stdin().lock())
+        Some(file) if file.as_os_str() == "-" => private::read(std::io::stdin().lock(), MAX_FILE)
             .map_err(|error| Failure::usage(format!("standard input: {error}"))),
         Some(file) => from_file(file),
         None => match arguments.manager.token(&arguments.manager.profile()?) {
