@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -484,34 +484,39 @@ impl PolicyFile {
     /// # Errors
     /// [`Denied`], by the first rule that is broken.
     pub fn rehearse(&self, attempt: &Attempt, now: Timestamp) -> Result<Vec<String>, Denied> {
-        let rate = &mut self.rate.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.judge(attempt, now, Instant::now(), rate)
+        let mut rate = self.rate().clone();
+        self.judge(attempt, now, |most| {
+            rate.admit(most, Instant::now(), attempt.request, attempt.intent.hash())
+        })
     }
 
     fn check_at(&self, attempt: &Attempt, now: Timestamp, clock: Instant) -> Result<Vec<String>, Denied> {
-        let rate = &mut *self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let checked = self.judge(attempt, now, clock, rate);
-        if let Err(denied) = &checked {
-            self.metrics.policy_refused(denied.rule);
-        }
-        checked
+        self.judge(attempt, now, |most| {
+            self.rate().admit(most, clock, attempt.request, attempt.intent.hash())
+        })
+        .inspect_err(|denied| self.metrics.policy_refused(denied.rule))
     }
 
+    fn rate(&self) -> MutexGuard<'_, RateLimit> {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds an attempt against all rules; `admit` is asked last, with how many requests a minute there may be.
     fn judge(
         &self,
         attempt: &Attempt,
         now: Timestamp,
-        clock: Instant,
-        rate: &mut RateLimit,
+        admit: impl FnOnce(u32) -> bool,
     ) -> Result<Vec<String>, Denied> {
         let policy = self.current.borrow().policy.clone();
         let approvers = policy.check(attempt, now)?;
-        let Some(Number(most)) = policy.requests_per_minute else { return Ok(approvers) };
-        if rate.admit(most, clock, attempt.request, attempt.intent.hash()) {
-            return Ok(approvers);
+        match policy.requests_per_minute {
+            Some(Number(most)) if !admit(most) => {
+                let reason = format!("this signer takes part in at most {most} requests a minute");
+                Err(Denied { rule: Rule::Rate, reason })
+            }
+            _ => Ok(approvers),
         }
-        let reason = format!("this signer takes part in at most {most} requests a minute");
-        Err(Denied { rule: Rule::Rate, reason })
     }
 
     /// Looks at the file, and puts its policy in force if it has changed and is good. Otherwise the one
