@@ -76,13 +76,26 @@ pub struct Rehearsal {
 }
 
 /// What a manager asks of a signer.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug)]
 pub enum Order {
-    /// To say what it would do.
-    Rehearse(Rehearsal),
     /// To take part.
     Sign(Attempt),
+    /// To say what it would do.
+    Rehearse(Attempt),
+}
+
+impl Order {
+    /// An order from JSON bytes.
+    ///
+    /// # Errors
+    /// [`WireError`] when it is of another version or no order: what is wrong with it as an attempt.
+    pub fn read(bytes: &[u8]) -> Result<Self, WireError> {
+        // Attempts are many, long and waited for: they are not read twice.
+        from_json(bytes).map(Self::Sign).or_else(|error| match from_json(bytes) {
+            Ok(Rehearsal { rehearsal }) => Ok(Self::Rehearse(rehearsal)),
+            Err(_) => Err(error),
+        })
+    }
 }
 
 /// Signer to managers, signed: what it would do.
@@ -289,8 +302,12 @@ mod tests {
         let attempt: Attempt = from_json(attempt.to_string().as_bytes()).unwrap();
         let bytes = to_json(&Rehearsal { rehearsal: attempt.clone() }).unwrap();
         assert!(from_json::<Attempt>(&bytes).is_err());
-        assert!(matches!(from_json(&bytes).unwrap(), Order::Rehearse(_)));
-        assert!(matches!(from_json(&to_json(&attempt).unwrap()).unwrap(), Order::Sign(_)));
+        assert!(matches!(Order::read(&bytes).unwrap(), Order::Rehearse(_)));
+        assert!(matches!(Order::read(&to_json(&attempt).unwrap()).unwrap(), Order::Sign(_)));
+        let misspelt =
+            String::from_utf8(to_json(&attempt).unwrap().to_vec()).unwrap().replace("dkls23", "dkls32");
+        let error = Order::read(misspelt.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("dkls32"), "{error}");
     }
 
     /// What a manager says that knows of traces; of two that do not, one older and one with something else there.

@@ -24,8 +24,7 @@ use tss_common::session::{Operation, SessionContext};
 use tss_common::telemetry::Label as _;
 use tss_common::trace::TraceParent;
 use tss_common::wire::{
-    self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Order, Outcome, Rehearsal,
-    Rehearsed, Verdict,
+    self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Order, Outcome, Rehearsed, Verdict,
 };
 use tss_mpc::{Engine, EngineId, SessionId, ShareDocument, SignSetup, Signature, SignerIndex, SigningShare};
 use uuid::Uuid;
@@ -253,17 +252,15 @@ impl Inner {
                 () = stop.cancelled() => None,
             };
             let Some(delivery) = delivery else { return };
-            match wire::from_json::<Order>(&delivery.body) {
-                Ok(Order::Sign(attempt) | Order::Rehearse(Rehearsal { rehearsal: attempt }))
-                    if !is_named_well(&attempt) =>
-                {
+            match Order::read(&delivery.body) {
+                Ok(Order::Sign(attempt) | Order::Rehearse(attempt)) if !is_named_well(&attempt) => {
                     tracing::warn!("an attempt for a cluster or key that cannot be was set aside");
                     delivery.reject();
                 }
-                Ok(Order::Rehearse(Rehearsal { rehearsal })) => {
+                Ok(Order::Rehearse(attempt)) => {
                     let signer = self.clone();
                     tasks.spawn(async move {
-                        signer.rehearse(&rehearsal).await;
+                        signer.rehearse(&attempt).await;
                         delivery.ack();
                     });
                 }
