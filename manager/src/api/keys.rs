@@ -137,8 +137,7 @@ pub fn find(shared: &Shared, caller: &Caller, id: &str) -> Result<KeyRecord, Pro
 }
 
 fn path(shared: &Shared, query: Result<Query<At>, QueryRejection>) -> Result<DerivationPath, Problem> {
-    let Query(At { path }) =
-        query.map_err(|rejection| Problem::new(Kind::InvalidRequest, rejection.body_text()))?;
+    let Query(At { path }) = query?;
     Ok(path.unwrap_or_else(|| shared.config.path.clone()))
 }
 

@@ -187,8 +187,7 @@ pub async fn list(
     Extension(caller): Extension<Caller>,
     query: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<List>, Problem> {
-    let Query(wanted) =
-        query.map_err(|rejection| Problem::new(Kind::InvalidRequest, rejection.body_text()))?;
+    let Query(wanted) = query?;
     let listed = shared.coordinator.list(&wanted.filter()?).await?;
     let seen = listed
         .requests

@@ -1,5 +1,6 @@
 //! Every answer that is not what was asked for: `application/problem+json` (RFC 9457).
 
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
@@ -149,6 +150,12 @@ impl From<SubmitError> for Problem {
             SubmitError::Unavailable(part) => Self::new(Kind::Unavailable, part).retry_after(2),
             SubmitError::Overloaded(_) => Self::new(Kind::Overloaded, error.to_string()).retry_after(1),
         }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(Kind::InvalidRequest, rejection.body_text())
     }
 }
 

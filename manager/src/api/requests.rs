@@ -189,8 +189,7 @@ pub async fn signature(
     id: Id,
     query: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let Query(Wait { wait }) =
-        query.map_err(|rejection| Problem::new(Kind::InvalidRequest, rejection.body_text()))?;
+    let Query(Wait { wait }) = query?;
     let patience = wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?;
     let mut request = find(&shared, &caller, id).await?;
     if patience > Duration::ZERO && !request.progress.state.is_finished() {

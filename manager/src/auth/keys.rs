@@ -41,11 +41,23 @@ const MAX_KEYS: usize = 64;
 const MIN_SECRET: usize = 32;
 
 /// A key, and the one algorithm that it is for.
-#[derive(Clone)]
 pub(crate) struct Named {
     id: Option<String>,
     pub(crate) algorithm: Algorithm,
     pub(crate) key: DecodingKey,
+}
+
+impl Named {
+    /// Whether it is meant, by a token that names a key or does not. `among`: how many keys there are.
+    pub(crate) fn may_be(&self, id: Option<&str>, among: usize) -> bool {
+        match (&self.id, id) {
+            // A secret has no name, whatever the token says.
+            (None, _) => true,
+            (Some(key), Some(id)) => key == id,
+            // A provider with one key need not name it.
+            (Some(_), None) => among == 1,
+        }
+    }
 }
 
 /// The keys as they are now.
@@ -92,30 +104,19 @@ impl Keys {
         Ok(keys)
     }
 
-    /// The keys that a token can have been made with which names this one, or none.
-    pub(crate) async fn of(&self, id: Option<&str>) -> Result<Vec<Named>, TurnedAway> {
-        let found = self.find(id);
-        if matches!(self.source, Source::File { .. }) || found.as_ref().is_some_and(|found| !found.is_empty())
-        {
-            return Ok(found.unwrap_or_default());
-        }
-        // It may be new.
-        if let Err(error) = self.renew().await {
+    /// All keys, one of which at least can have made a token that names this one, or none: see [`Named::may_be`].
+    pub(crate) async fn of(&self, id: Option<&str>) -> Result<Arc<[Named]>, TurnedAway> {
+        let found = self.current();
+        let known = found.as_ref().is_some_and(|keys| keys.iter().any(|key| key.may_be(id, keys.len())));
+        // A provider may have a new one.
+        if !known && let Err(error) = self.renew().await {
             tracing::warn!(error = format!("{error:#}"), "the keys of `jwt.jwks_url` cannot be had");
         }
-        self.find(id).ok_or(TurnedAway { refusal: Refusal::NoKeys, retry_after: Some(2) })
+        self.current().ok_or(TurnedAway { refusal: Refusal::NoKeys, retry_after: Some(2) })
     }
 
-    fn find(&self, id: Option<&str>) -> Option<Vec<Named>> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let named = |key: &&Named| match (&key.id, id) {
-            // A secret has no name, whatever the token says.
-            (None, _) => true,
-            (Some(key), Some(id)) => key == id,
-            // A provider with one key need not name it.
-            (Some(_), None) => current.len() == 1,
-        };
-        Some(current.iter().filter(named).cloned().collect())
+    fn current(&self) -> Option<Arc<[Named]>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks the provider, unless it has just been asked.

@@ -62,12 +62,14 @@ impl Judge {
             return Err(Refusal::Malformed.into());
         }
         let mut last = Refusal::UnknownKey;
-        for Named { algorithm, key, .. } in self.keys.of(header.kid.as_deref()).await? {
-            if algorithm != header.alg {
+        let id = header.kid.as_deref();
+        let keys = self.keys.of(id).await?;
+        for Named { algorithm, key, .. } in keys.iter().filter(|key| key.may_be(id, keys.len())) {
+            if *algorithm != header.alg {
                 last = Refusal::Algorithm;
                 continue;
             }
-            let mut validation = Validation::new(algorithm);
+            let mut validation = Validation::new(*algorithm);
             validation.leeway = LEEWAY;
             validation.validate_nbf = true;
             validation.set_audience(&[&self.audience]);
@@ -76,7 +78,7 @@ impl Judge {
                 validation.set_issuer(&[issuer]);
                 validation.required_spec_claims.insert("iss".into());
             }
-            match decode::<Claims>(token, &key, &validation) {
+            match decode::<Claims>(token, key, &validation) {
                 Ok(token) => return Ok(caller(token.claims)?),
                 Err(error) => last = refusal(&error),
             }
