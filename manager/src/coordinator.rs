@@ -143,12 +143,12 @@ impl Requests {
 }
 
 /// Room for a request while it is being stored.
-struct Reservation<'a> {
-    coordinator: &'a Coordinator,
+struct Reservation {
+    coordinator: Arc<Coordinator>,
     bytes: usize,
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.coordinator.requests().release(self.bytes);
     }
@@ -287,8 +287,9 @@ impl Coordinator {
     /// The lease of a request that is about to be stored.
     ///
     /// The holder changes every now and then, and a holder's leases are renewed only while requests of
-    /// it are driven here. So a request that was stored, though the store's answer was lost and nobody
-    /// drives it, lapses when those that were stored along with it have ended, and is taken over.
+    /// it are driven here. So a request that was stored, though the store's answer was lost and it was not there yet
+    /// when this manager looked ([`Coordinator::find_out`]), lapses when those that were stored along with it have
+    /// ended, and is taken over.
     pub fn lease(&self) -> Lease {
         let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         if holder.1.elapsed() > HOLDER {
@@ -326,11 +327,15 @@ impl Coordinator {
         let room = self.reserve(request.message.len())?;
         let began = Instant::now();
         let insertion = self.store.insert(&request).instrument(tracing::debug_span!("insert"));
-        let inserted = insertion.await.map_err(|error| {
-            self.note_store_error(&error);
-            tracing::warn!(%error, "a request was not stored");
-            SubmitError::Unavailable("the store is unreachable")
-        })?;
+        let inserted = match insertion.await {
+            Ok(inserted) => inserted,
+            Err(error) => {
+                self.note_store_error(&error);
+                tracing::warn!(%error, "whether a request was stored is not known");
+                self.tasks.spawn(self.clone().find_out(request, room).in_current_span());
+                return Err(SubmitError::Unavailable("the store is unreachable"));
+            }
+        };
         self.metrics.stage(Stage::Insert, began);
         if inserted == Inserted::New {
             self.metrics.accepted.inc();
@@ -340,15 +345,44 @@ impl Coordinator {
         Ok(inserted)
     }
 
+    /// Drives a request that may have been stored, if it was, once the store answers again. Its caller was told to come
+    /// back, and will find it; nobody else drives it before its lease has lapsed, which is long after.
+    async fn find_out(self: Arc<Self>, request: Request, room: Reservation) {
+        let mut store_up = self.store_up.subscribe();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let stored = loop {
+            tokio::select! {
+                up = store_up.wait_for(|up| *up) => if up.is_err() { return },
+                () = self.stop.cancelled() => return,
+            }
+            match self.store.get(request.id).await {
+                Ok(stored) => break stored,
+                Err(error) => {
+                    self.note_store_error(&error);
+                    sleep(backoff.delay()).await;
+                }
+            }
+        };
+        drop(room);
+        let ours = |stored: &Request| {
+            stored.lease.holder == request.lease.holder && !stored.progress.state.is_finished()
+        };
+        if let Some(stored) = stored.filter(ours) {
+            tracing::info!("the request was stored");
+            self.metrics.accepted.inc();
+            self.adopt(stored);
+        }
+    }
+
     /// Room for a request that is being stored.
-    fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, SubmitError> {
+    fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Reservation, SubmitError> {
         let mut requests = self.requests();
         if requests.driven >= self.options.pending || requests.bytes.saturating_add(bytes) > PENDING_BYTES {
             return Err(SubmitError::Overloaded(requests.driven));
         }
         requests.driven += 1;
         requests.bytes += bytes;
-        Ok(Reservation { coordinator: self, bytes })
+        Ok(Reservation { coordinator: self.clone(), bytes })
     }
 
     /// Drives a request in the background. Does nothing if it is driven here already.
@@ -1118,7 +1152,8 @@ mod tests {
         // The first answer of this store is lost, which is not what this is about.
         coordinator.store.insert(&request(&coordinator)).await.unwrap_err();
         let request = Request { idempotency: None, ..request(&coordinator) };
-        timeout(Duration::ZERO, coordinator.submit(request.clone())).await.expect_err("it takes a while");
+        // This thread runs one task at a time: the caller is gone before the request is stored.
+        assert!(futures::poll!(Box::pin(coordinator.submit(request.clone()))).is_pending());
         let driven = async {
             while !coordinator.requests().known.contains_key(&request.id) {
                 sleep(Duration::from_millis(5)).await;
@@ -1153,18 +1188,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_was_stored_though_the_answer_was_lost_ends_too() {
+    async fn a_request_that_was_stored_though_the_answer_was_lost_is_driven_once_the_store_answers() {
         let folder = tempfile::tempdir().unwrap();
         let coordinator = coordinator(&folder);
         coordinator.set_store_up(true);
         let request = request(&coordinator);
         assert!(coordinator.submit(request.clone()).await.is_err());
-        // The caller asks again, and is told that the request is there.
+        assert_eq!(coordinator.requests().driven, 1, "it keeps its place");
+        // The caller asks again, and is told that the request is there. Nobody looks for lapsed leases.
         coordinator.set_store_up(true);
         let again = Request { id: Uuid::new_v4(), ..request.clone() };
         assert!(
             matches!(coordinator.submit(again).await, Ok(Inserted::Existing(found)) if found.id == request.id)
         );
+        let ended = coordinator.wait(request.id, Duration::from_secs(30)).await.unwrap().unwrap();
+        assert!(matches!(ended.progress.state, State::Failed { .. }), "{:?}", ended.progress);
+        assert_eq!((coordinator.metrics.accepted.get(), coordinator.requests().driven), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_stored_after_all_and_that_nobody_drives_ends_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        coordinator.set_store_up(true);
+        let request = request(&coordinator);
+        coordinator.store.insert(&request).await.unwrap_err();
         tokio::spawn(coordinator.clone().keep_leases());
         let ended = coordinator.wait(request.id, Duration::from_secs(30)).await.unwrap().unwrap();
         assert!(matches!(ended.progress.state, State::Failed { .. }), "{:?}", ended.progress);

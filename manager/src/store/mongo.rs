@@ -49,6 +49,8 @@ const EXPIRE_BATCH: u64 = 1000;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 /// What the server calls an insertion that a unique index forbids.
 const DUPLICATE_KEY: i32 = 11000;
+/// What it calls a question about a collection that is not there.
+const NAMESPACE_NOT_FOUND: i32 = 26;
 
 /// A store in MongoDB: the collections `signing_requests` and `keys` of one database.
 pub struct MongoStore {
@@ -296,8 +298,15 @@ impl MongoStore {
         result
     }
 
-    /// Creates the indexes, unless they are there.
+    /// Creates the indexes that are not there. What there is is asked first: after each failure this comes between the
+    /// writes of other managers, and to say again what shall be there can make a server hold them up. An index that is
+    /// to become another one needs another name.
     async fn create_indexes(requests: &Collection<Stored>) -> Result<(), StoreError> {
+        let there = match requests.list_index_names().await {
+            Ok(names) => names,
+            Err(error) if is_no_such_collection(&error) => Vec::new(),
+            Err(error) => return Err(failure(error)),
+        };
         let index = |name: &str, keys, unique, only: Option<Document>| {
             let options =
                 IndexOptions::builder().name(name.to_owned()).unique(unique).partial_filter_expression(only);
@@ -320,7 +329,14 @@ impl MongoStore {
             index("list", doc! { "place": -1 }, None, None),
             index("finished_by_time", doc! { "finished_at": 1 }, None, Some(doc! { "finished": true })),
         ];
-        requests.create_indexes(indexes).await.map_err(failure)?;
+        let is_there = |index: &IndexModel| {
+            let name = index.options.as_ref().and_then(|options| options.name.as_ref());
+            name.is_some_and(|name| there.contains(name))
+        };
+        let missing: Vec<IndexModel> = indexes.into_iter().filter(|index| !is_there(index)).collect();
+        if !missing.is_empty() {
+            requests.create_indexes(missing).await.map_err(failure)?;
+        }
         Ok(())
     }
 
@@ -654,6 +670,10 @@ fn uuid(id: Uuid) -> bson::Uuid {
 fn to_bson(value: &impl Serialize) -> Result<Bson, StoreError> {
     bson::serialize_to_bson(value)
         .map_err(|error| StoreError::Corrupt(format!("a record cannot be written: {error}")))
+}
+
+fn is_no_such_collection(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(error) if error.code == NAMESPACE_NOT_FOUND)
 }
 
 fn is_duplicate(error: &Error) -> bool {
