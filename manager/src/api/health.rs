@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use tss_common::bus::BusState;
 use tss_common::telemetry::render_metrics;
+use tss_common::wire::Heartbeat;
 use tss_mpc::{PublicKey, SignerIndex};
 use utoipa::ToSchema;
 
@@ -67,7 +68,6 @@ pub struct Key {
 pub async fn health(State(shared): State<Arc<Shared>>) -> Response {
     let key = shared.keys.get(&shared.config.key);
     let well = is_well(&shared);
-    let word = |up: bool| if up { "up" } else { "down" };
     let health = Health {
         status: if well { "ok" } else { "unavailable" },
         store: word(shared.coordinator.store_is_up()),
@@ -83,6 +83,11 @@ pub async fn health(State(shared): State<Arc<Shared>>) -> Response {
     (status, Json(health)).into_response()
 }
 
+/// A part's state.
+pub fn word(up: bool) -> &'static str {
+    if up { "up" } else { "down" }
+}
+
 /// Whether a signature can be made now.
 pub fn is_well(shared: &Shared) -> bool {
     shared.coordinator.store_is_up()
@@ -90,11 +95,11 @@ pub fn is_well(shared: &Shared) -> bool {
         && usable_signers(shared).len() >= usize::from(shared.config.threshold)
 }
 
-/// The live signers of the key on record. Those of another key are of no use.
+/// The live signers of the key on record. Those of another key, or of another epoch of it, are of no use.
 pub fn usable_signers(shared: &Shared) -> Vec<SignerIndex> {
     let Some(key) = shared.keys.get(&shared.config.key) else { return Vec::new() };
     let live = shared.presence.live().into_iter();
-    live.filter(|heartbeat| heartbeat.key.public_key == key.public_key)
+    live.filter(|Heartbeat { key: held, .. }| (held.public_key, held.epoch) == (key.public_key, key.epoch))
         .map(|heartbeat| heartbeat.signer)
         .collect()
 }
@@ -142,8 +147,10 @@ pub async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 
 /// Whether enough signers live, and none of them holds the key on record: the store is that of an earlier key.
 fn holds_another_key(shared: &Shared) -> bool {
-    let live = shared.presence.live().len();
-    live >= usize::from(shared.config.threshold) && usable_signers(shared).is_empty()
+    let Some(key) = shared.keys.get(&shared.config.key) else { return false };
+    let live = shared.presence.live();
+    live.len() >= usize::from(shared.config.threshold)
+        && live.iter().all(|heartbeat| heartbeat.key.public_key != key.public_key)
 }
 
 /// Metrics

@@ -12,12 +12,12 @@ use utoipa::ToSchema;
 
 use super::health;
 use super::listing::Summary;
-use super::problem::{Kind, Problem};
+use super::problem::Problem;
 use super::schema;
 use crate::auth::Caller;
 use crate::pulse;
 use crate::service::Shared;
-use crate::store::Filter;
+use crate::store::{Filter, Request, StoreError};
 
 /// How many of the newest requests are shown.
 const RECENT: usize = 50;
@@ -45,7 +45,7 @@ pub struct Overview {
     /// How many of them are being signed.
     active: i64,
     series: Series,
-    /// The newest requests, at most 50.
+    /// The newest requests, at most 50; none while the store is down.
     recent: Vec<Summary>,
 }
 
@@ -95,14 +95,13 @@ pub struct Point {
     tag = "watching",
     security(("bearer" = ["read"])),
     responses((status = 200, description = "How it is.", body = Overview)),
-    extensions(("x-problems" = json!([Kind::Unavailable]))),
 )]
 pub async fn overview(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Overview>, Problem> {
     let now = Timestamp::now();
-    let recent = shared.coordinator.list(&Filter::newest(RECENT)).await?.requests;
+    let recent = newest(&shared).await?;
     let keys = shared.keys.all().into_iter().map(|key| key.id).filter(|key| caller.may_use_key(key));
     let points = shared.coordinator.pulse().beats().into_iter().map(|beat| Point {
         at: now.checked_sub(beat.age).unwrap_or(now),
@@ -111,14 +110,13 @@ pub async fn overview(
         p50: beat.p50,
         p99: beat.p99,
     });
-    let word = |up: bool| if up { "up" } else { "down" };
     Ok(Json(Overview {
         cluster: shared.config.cluster.clone(),
         version: version::FULL,
         now,
         status: if health::is_well(&shared) { "ok" } else { "unavailable" },
-        store: word(shared.coordinator.store_is_up()),
-        bus: word(health::bus_is_up(&shared)),
+        store: health::word(shared.coordinator.store_is_up()),
+        bus: health::word(health::bus_is_up(&shared)),
         threshold: shared.config.threshold,
         signers: signers(&shared),
         keys: keys.collect(),
@@ -127,6 +125,18 @@ pub async fn overview(
         series: Series { step_seconds: pulse::STEP.as_secs(), points: points.collect() },
         recent: recent.iter().filter(|request| caller.may_see(request)).map(Summary::of).collect(),
     }))
+}
+
+/// The newest requests; none while the store is down, which the answer says, too.
+async fn newest(shared: &Shared) -> Result<Vec<Request>, Problem> {
+    if !shared.coordinator.store_is_up() {
+        return Ok(Vec::new());
+    }
+    match shared.coordinator.list(&Filter::newest(RECENT)).await {
+        Ok(listed) => Ok(listed.requests),
+        Err(StoreError::Down(_)) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn signers(shared: &Shared) -> Vec<Signer> {
