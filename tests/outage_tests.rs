@@ -266,6 +266,9 @@ async fn outage(part: &str, cut_off: impl AsyncFn(&mut Installation) -> Proxy, r
         until_health("the outage", &installation, &both, |health| health[part] == "down").await;
         let (status, health) = get(&format!("{}/health", installation.url())).await.unwrap();
         assert_eq!((status, &health["status"]), (503, &json!("unavailable")), "{health}");
+        // Those who watch are told so.
+        let (status, overview) = get(&format!("{}/overview", installation.url())).await.unwrap();
+        assert_eq!((status, &overview[part]), (200, &json!("down")), "{overview}");
         assert_unavailable(&installation, refusal).await;
         proxy.restore().await;
         until_signed(&installation, &accepted, &both).await;
@@ -308,7 +311,7 @@ async fn a_mongodb_that_comes_back_empty_has_its_indexes_before_a_request_is_acc
     installation.until_healthy(&both).await;
     let requests = database.collection::<mongodb::bson::Document>("signing_requests");
     let indexes = requests.list_index_names().await.unwrap();
-    assert!(indexes.contains(&"idempotency".to_owned()), "{indexes:?}");
+    assert!(indexes.contains(&"idempotency_keys".to_owned()), "{indexes:?}");
     let after = submit_all(&installation, ["afterwards".to_owned()]).await;
     until_signed(&installation, &after, &both).await;
     installation.clean_up().await;

@@ -1,8 +1,8 @@
 //! The cluster's keys, as they are on record.
 //!
 //! A manager holds no key. It learns public keys from the signers: the first one that t signers agree on is put
-//! on record for good, so that nobody can swap it later, and signatures are checked against it. Where the
-//! configuration tells the public key, no other is ever used, whatever the store has on record.
+//! on record for good, so that nobody can swap it later, and signatures are checked against it. New shares of it, which
+//! are a later epoch, count once so many signers have them that one at least is honest. Where the configuration tells the public key, no other is ever used, whatever the store has on record.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,7 +94,9 @@ impl Keys {
                         None => standing,
                         Some(_) => record,
                     };
-                    tracing::info!(key = %standing.id, public_key = %standing.public_key, "key is on record");
+                    tracing::info!(
+                        key = %standing.id, public_key = %standing.public_key, epoch = standing.epoch, "key is on record"
+                    );
                     self.know(standing);
                 }
                 Err(reason) => unrecorded.push((signer, reason)),
@@ -124,7 +126,13 @@ impl Keys {
                     key.id, key.public_key, known.public_key
                 )));
             }
-            return Ok(None);
+            if key.epoch <= known.epoch {
+                return Ok(None);
+            }
+            // Who was malicious among the signers before must not end their epoch.
+            if agreeing < usize::from(known.threshold.t()) {
+                return Err(Unrecorded::TooFew);
+            }
         }
         if agreeing < usize::from(key.threshold.t()) {
             return Err(Unrecorded::TooFew);
@@ -154,6 +162,38 @@ mod tests {
 
     fn public_key(text: &str) -> PublicKey {
         text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_later_epoch_counts_once_as_many_signers_have_it_as_sign_and_only_of_the_same_key() {
+        let ours = public_key("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798");
+        let other = public_key("02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5");
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&folder.path().join("store")).unwrap());
+        let keys = Keys::new(Threshold::new(2, 3).unwrap(), None, store.clone());
+        let live = |epochs: [u64; 3], last| {
+            let keys = [ours, ours, last];
+            let announced = epochs
+                .into_iter()
+                .zip(keys)
+                .map(|(epoch, key)| KeyAnnouncement { epoch, ..announcement(key) });
+            (1..=3).map(|i| SignerIndex::new(i).unwrap()).zip(announced).collect()
+        };
+        let epoch = || keys.get("default").unwrap().epoch;
+        assert_eq!(keys.consider(&live([1, 1, 1], ours)).await.unwrap(), []);
+        let too_few = keys.consider(&live([1, 1, 2], ours)).await.unwrap();
+        assert_eq!((too_few, epoch()), (vec![(SignerIndex::new(3).unwrap(), Unrecorded::TooFew)], 1));
+        keys.consider(&live([1, 2, 2], ours)).await.unwrap();
+        assert_eq!(epoch(), 2);
+        // Those behind change nothing, and neither does a later epoch of something else.
+        assert_eq!(keys.consider(&live([1, 1, 2], ours)).await.unwrap(), []);
+        let conflict = keys.consider(&live([2, 2, 3], other)).await.unwrap();
+        assert!(matches!(&conflict[..], [(_, Unrecorded::Conflict(_))]), "{conflict:?}");
+        assert_eq!(epoch(), 2);
+        // Other managers, and this one when it starts again, find it in the store.
+        let again = Keys::new(Threshold::new(2, 3).unwrap(), None, store);
+        again.load().await.unwrap();
+        assert_eq!(again.get("default"), keys.get("default"));
     }
 
     #[tokio::test]

@@ -171,7 +171,7 @@ impl Scene {
         self.outage.set("mongodb", "new");
         self.desk.step(heading, 2, 3);
         let indexes = indexes(&self.database());
-        assert!(indexes.contains(&"idempotency".to_owned()), "nothing is signed twice: {indexes:?}");
+        assert!(indexes.contains(&"idempotency_keys".to_owned()), "nothing is signed twice: {indexes:?}");
         assert_eq!(managers(), before, "no manager was started anew");
         self.ask("after-mongodb", PATIENCE);
         self.assert_signed("after-mongodb");

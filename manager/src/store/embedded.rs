@@ -660,15 +660,21 @@ impl Store for EmbeddedStore {
     }
 
     async fn pin_key(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError> {
-        let id = key.id.clone();
+        let pinned = key.clone();
         let record = encode(key)?;
         let standing = self
             .write(record.len(), move |tables| {
-                if let Some(row) = tables.keys.get(id.as_str())? {
-                    return Ok(Some(row.value().to_vec()));
+                let id = pinned.id.as_str();
+                let standing = tables.keys.get(id)?.map(|row| row.value().to_vec());
+                if let Some(bytes) = standing {
+                    // One that cannot be read is not replaced, either.
+                    let standing: Result<KeyRecord, StoreError> = decode("key", id, &bytes);
+                    if !standing.is_ok_and(|standing| pinned.succeeds(&standing)) {
+                        return Ok(Some(bytes));
+                    }
                 }
                 tables.changed = true;
-                tables.keys.insert(id.as_str(), record.as_slice())?;
+                tables.keys.insert(id, record.as_slice())?;
                 Ok(None)
             })
             .await?;

@@ -216,6 +216,14 @@ pub struct KeyRecord {
     pub chain_code: [u8; 32],
 }
 
+impl KeyRecord {
+    /// Whether this is a later epoch of the same key.
+    pub fn succeeds(&self, earlier: &Self) -> bool {
+        let Self { id, epoch, threshold: _, public_key, chain_code } = earlier;
+        (&self.id, &self.public_key, &self.chain_code) == (id, public_key, chain_code) && self.epoch > *epoch
+    }
+}
+
 /// Why a store did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -329,7 +337,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     async fn list(&self, filter: &Filter) -> Result<Listed, StoreError>;
 
-    /// Records a key unless one of its id is there; yields the one that stands.
+    /// Records a key unless one of its id is there; yields the one that stands. A later epoch of the same key, which is
+    /// one with the same public key and chain code, takes the place of an earlier one.
     ///
     /// # Errors
     /// [`StoreError`].

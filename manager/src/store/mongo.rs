@@ -314,18 +314,13 @@ impl MongoStore {
         };
         let indexes = [
             index(
-                "idempotency",
+                "idempotency_keys",
                 doc! { "idempotency.key": 1 },
                 Some(true),
-                Some(doc! { "idempotency.key": { "$exists": true } }),
+                Some(doc! { "idempotency.key": some_text() }),
             ),
             index("unfinished_by_lease", doc! { "lease.until": 1 }, None, Some(doc! { "finished": false })),
-            index(
-                "webhooks",
-                doc! { "webhook.due": 1 },
-                None,
-                Some(doc! { "webhook.due": { "$exists": true } }),
-            ),
+            index("webhooks_due", doc! { "webhook.due": 1 }, None, Some(doc! { "webhook.due": some_text() })),
             index("list", doc! { "place": -1 }, None, None),
             index("finished_by_time", doc! { "finished_at": 1 }, None, Some(doc! { "finished": true })),
         ];
@@ -536,7 +531,7 @@ impl Store for MongoStore {
             return Ok(Vec::new());
         }
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let due = doc! { "webhook.due": { "$lte": Time(now) }, "finished": true };
+        let due = doc! { "webhook.due": { "$gt": "", "$lte": Time(now) }, "finished": true };
         self.within(async {
             let Collections { requests, ids, .. } = self.ready().await?;
             let found = ids.find(due.clone()).projection(doc! { "_id": 1 }).limit(limit);
@@ -617,7 +612,17 @@ impl Store for MongoStore {
                 }
                 // The one in the way may not have reached a majority yet.
                 if let Some(standing) = keys.find_one(doc! { "_id": &key.id }).await.map_err(failure)? {
-                    return Ok(standing.into());
+                    let epoch = to_bson(&standing.epoch)?;
+                    let standing = KeyRecord::from(standing);
+                    if !key.succeeds(&standing) {
+                        return Ok(standing);
+                    }
+                    // If it is still the one that stands; otherwise there is another to look at.
+                    let replaced = doc! { "_id": &key.id, "epoch": epoch };
+                    let outcome = keys.replace_one(replaced, StoredKey::from(key)).await.map_err(failure)?;
+                    if outcome.matched_count > 0 {
+                        return Ok(key.clone());
+                    }
                 }
                 sleep(CONFLICT_PAUSE).await;
             }
@@ -649,6 +654,12 @@ impl fmt::Debug for MongoStore {
         // The address may hold a password.
         f.debug_struct("MongoStore").field("database", &self.database).finish_non_exhaustive()
     }
+}
+
+/// What is text, and not none. An index of these alone is one that a search for a text can use: that the field then
+/// exists, which would be the plainer condition, is more than every server concludes.
+fn some_text() -> Document {
+    doc! { "$gt": "" }
 }
 
 /// Gives an operation [`OPERATION_TIMEOUT`].
