@@ -96,6 +96,29 @@ pub struct KeygenSetup {
     pub threshold: Threshold,
 }
 
+/// What giving a key new shares starts from. Equal at all parties but for `index` and `unsettled`.
+#[derive(Clone, Debug)]
+pub struct RenewSetup {
+    /// The session's identity.
+    pub session: SessionId,
+    /// The cluster the key is for.
+    pub cluster: String,
+    /// The key's id.
+    pub key: String,
+    /// This party.
+    pub index: SignerIndex,
+    /// The epoch that ends; the new shares are of the next.
+    pub epoch: u64,
+    /// Who deals: t of those who hold a share, all of them among the signers to be.
+    pub dealers: Quorum,
+    /// How many signers there will be, and how many of them sign. All of them take part.
+    pub threshold: Threshold,
+    /// The session whose result this party keeps without using it yet, since not all have confirmed that they do. Once
+    /// one of them has shown that it does not, nobody ever will use it, and the new result takes its place; if all have
+    /// it, there is nothing to renew.
+    pub unsettled: Option<SessionId>,
+}
+
 /// What signing starts from. Equal at all parties of the quorum.
 #[derive(Clone, Debug)]
 pub struct SignSetup {
@@ -153,6 +176,19 @@ pub trait Engine: Send + Sync {
         &self,
         setup: KeygenSetup,
         share: &ForeignShare,
+    ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError>;
+
+    /// One party of giving a key new shares: for the same signers, which makes the old ones useless; for more, fewer or
+    /// others; or for one that has lost its share. The public key and the chain code stay. `held`: the share that this
+    /// signer has, if it has one; its engine part is not needed. Every party ends with its own share document, of the
+    /// next epoch, or none does before all have shown that they hold the same.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the share is not of this key and epoch, or the dealers are not those of the setup's kind.
+    fn renew(
+        &self,
+        setup: RenewSetup,
+        held: Option<&ShareDocument>,
     ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError>;
 
     /// Reads this engine's part of a share document, once; signing then starts from memory.

@@ -14,11 +14,14 @@
 //! | [`dkls23`] | the default engine, on the crate of the same name |
 //! | [`share`] | the share document: one signer's part of a key |
 //! | [`foreign`] | a share of a key that was made elsewhere |
+//! | [`proof`] | what can be told of a share, and the proof that it is there |
+//! | [`dealer`] | a whole private key: split, or put together again as the last resort |
 //! | [`key`] | public keys, addresses, non-hardened BIP-32 derivation |
 //! | [`signature`] | ECDSA signatures and their encodings |
 //! | [`local`] | all parties of a session within one process |
 
 pub mod abort;
+pub mod dealer;
 pub mod dkls23;
 pub mod engine;
 pub mod foreign;
@@ -26,17 +29,20 @@ pub mod key;
 pub mod local;
 pub mod machine;
 pub mod party;
+pub mod proof;
 pub mod rounds;
 pub mod share;
 pub mod signature;
 
 pub use abort::{Abort, Blame};
+pub use dealer::PrivateKey;
 pub use dkls23::Dkls23;
-pub use engine::{Engine, EngineId, KeygenSetup, SessionId, SetupError, SignSetup, SigningShare};
+pub use engine::{Engine, EngineId, KeygenSetup, RenewSetup, SessionId, SetupError, SignSetup, SigningShare};
 pub use foreign::ForeignShare;
 pub use key::{DerivationPath, PublicKey};
 pub use local::{run_local, run_local_with};
 pub use machine::{Incoming, Machine, Outgoing, Recipient, Step};
 pub use party::{MAX_SIGNERS, Quorum, SignerIndex, Threshold};
-pub use share::{Scheme, ShareDocument, ShareError};
+pub use proof::{Attestation, KeyFacts};
+pub use share::{Origin, Scheme, ShareDocument, ShareError};
 pub use signature::Signature;

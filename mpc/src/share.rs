@@ -24,6 +24,33 @@ pub enum Scheme {
     EcdsaSecp256k1,
 }
 
+/// Where a key came from. It stays with the key for ever: of one that was brought along, nobody can say who else had it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Its signers made it together; it never was in one place.
+    #[default]
+    Generated,
+    /// It was made elsewhere, and its signers took it over.
+    Imported,
+}
+
+impl Origin {
+    /// Whether the signers made the key themselves.
+    pub fn is_generated(&self) -> bool {
+        *self == Self::Generated
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Generated => "generated",
+            Self::Imported => "imported",
+        })
+    }
+}
+
 /// One signer's part of a key at an epoch. Secret: zeroized when dropped, and its `Debug` shows
 /// public parts only.
 #[derive(Serialize, Deserialize)]
@@ -39,6 +66,9 @@ pub struct ShareDocument {
     pub epoch: u64,
     /// What kind of key it is.
     pub scheme: Scheme,
+    /// Where it came from; not written for a key that its signers made, as documents had it from the first.
+    #[serde(default, skip_serializing_if = "Origin::is_generated")]
+    pub origin: Origin,
     /// What every engine can use.
     pub core: CoreShare,
     /// What each engine needs besides.
@@ -75,6 +105,15 @@ pub struct EngineParts {
     /// The correlated oblivious transfers of [`crate::dkls23`], base64 of their postcard encoding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dkls23: Option<Zeroizing<String>>,
+}
+
+impl EngineParts {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        // Named one by one, so that a new one is not forgotten.
+        let Self { dkls23 } = self;
+        dkls23.is_none()
+    }
 }
 
 /// Why a share document cannot be used.
@@ -181,53 +220,66 @@ impl CoreShare {
         if !threshold.contains(index) {
             return inconsistent(format!("signer {index} of a {threshold} key"));
         }
-        if !self.public_shares.keys().copied().eq(threshold.signers()) {
-            return inconsistent(format!(
-                "expected one public share for each of signers 1 to {}",
-                threshold.n()
-            ));
-        }
         let own = ProjectivePoint::GENERATOR * *self.secret_share.to_scalar()?;
-        if own.to_affine() != *self.public_shares[&index].as_affine() {
+        if self.public_shares.get(&index).is_some_and(|share| own.to_affine() != *share.as_affine()) {
             return inconsistent(format!(
                 "the secret share does not give the public share of signer {index}"
             ));
         }
-        let n = threshold.n();
-        for first in 1..=(n - threshold.t() + 1) {
-            let window: Vec<u8> = (first..first + threshold.t()).collect();
-            if self.interpolate(&window)?.to_affine() != *self.public_key.as_affine() {
-                return inconsistent(format!(
-                    "the public shares of signers {window:?} do not give the public key"
-                ));
-            }
-        }
-        // A threshold above the real one would pass so far: more shares than needed give the key too.
-        let fewer: Vec<u8> = (1..threshold.t()).collect();
-        if self.interpolate(&fewer)?.to_affine() == *self.public_key.as_affine() {
-            return inconsistent(format!("{} public shares give the public key already", fewer.len()));
-        }
-        Ok(())
+        check_public_shares(threshold, &self.public_shares, &self.public_key)
     }
+}
 
-    /// The value at 0 of the polynomial (in the exponent) through these signers' public shares.
-    fn interpolate(&self, signers: &[u8]) -> Result<ProjectivePoint, ShareError> {
-        let mut sum = ProjectivePoint::IDENTITY;
-        for &j in signers {
-            let (mut numerator, mut denominator) = (Scalar::ONE, Scalar::ONE);
-            for &k in signers.iter().filter(|&&k| k != j) {
-                numerator *= Scalar::from(u64::from(k));
-                denominator *= Scalar::from(u64::from(k)) - Scalar::from(u64::from(j));
-            }
-            let inverse = Option::<Scalar>::from(denominator.invert())
-                .ok_or_else(|| ShareError::Inconsistent("two signers with one index".into()))?;
-            let share = SignerIndex::new(j).ok().and_then(|index| self.public_shares.get(&index));
-            let share =
-                share.ok_or_else(|| ShareError::Inconsistent(format!("no public share of signer {j}")))?;
-            sum += ProjectivePoint::from(*share.as_affine()) * (numerator * inverse);
-        }
-        Ok(sum)
+/// Checks that there is a public share of each signer, that every t in a row give the public key, and that fewer do not.
+pub(crate) fn check_public_shares(
+    threshold: Threshold,
+    public_shares: &BTreeMap<SignerIndex, PublicKey>,
+    public_key: &PublicKey,
+) -> Result<(), ShareError> {
+    let inconsistent = |reason: String| Err(ShareError::Inconsistent(reason));
+    if !public_shares.keys().copied().eq(threshold.signers()) {
+        return inconsistent(format!("expected one public share for each of signers 1 to {}", threshold.n()));
     }
+    let gives_key = |signers: &[SignerIndex]| {
+        let shares = signers.iter().map(|index| (*index, public_shares[index]));
+        key_of_public_shares(&shares.collect()) == Some(*public_key)
+    };
+    let signers: Vec<SignerIndex> = threshold.signers().collect();
+    for window in signers.windows(threshold.t().into()) {
+        if !gives_key(window) {
+            return inconsistent(format!(
+                "the public shares of signers {window:?} do not give the public key"
+            ));
+        }
+    }
+    // A threshold above the real one would pass so far: more shares than needed give the key too.
+    let fewer = &signers[..usize::from(threshold.t()) - 1];
+    if gives_key(fewer) {
+        return inconsistent(format!("{} public shares give the public key already", fewer.len()));
+    }
+    Ok(())
+}
+
+/// The public key that public shares give together: the value at 0 of the polynomial (in the exponent) through all of
+/// them. `None` when that is no key.
+pub fn key_of_public_shares(shares: &BTreeMap<SignerIndex, PublicKey>) -> Option<PublicKey> {
+    let signers: Vec<SignerIndex> = shares.keys().copied().collect();
+    let sum = shares.iter().fold(ProjectivePoint::IDENTITY, |sum, (&index, share)| {
+        sum + ProjectivePoint::from(*share.as_affine()) * weight_at_zero(index, &signers)
+    });
+    PublicKey::from_affine(sum.to_affine()).ok()
+}
+
+/// What the share of a signer counts for when these signers' shares, it among them, give the value at 0 (Lagrange).
+pub(crate) fn weight_at_zero(of: SignerIndex, signers: &[SignerIndex]) -> Scalar {
+    let x = |index: SignerIndex| Scalar::from(u64::from(index.get()));
+    let (mut numerator, mut denominator) = (Scalar::ONE, Scalar::ONE);
+    for &other in signers.iter().filter(|&&other| other != of) {
+        numerator *= x(other);
+        denominator *= x(other) - x(of);
+    }
+    let inverse = Option::<Scalar>::from(denominator.invert());
+    numerator * inverse.expect("signers with other indices differ")
 }
 
 impl fmt::Debug for ShareDocument {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tss_mpc::{
-    Abort, Dkls23, Engine, EngineId, ForeignShare, Incoming, KeygenSetup, Machine, Outgoing, SetupError,
-    ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare, Step,
+    Abort, Dkls23, Engine, EngineId, ForeignShare, Incoming, KeygenSetup, Machine, Outgoing, RenewSetup,
+    SetupError, ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare, Step,
 };
 
 /// What becomes of the messages of a step.
@@ -88,6 +88,14 @@ impl Engine for RogueEngine {
         share: &ForeignShare,
     ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError> {
         Ok(Box::new(RogueMachine { honest: Dkls23.import(setup, share)?, way: self.way.clone() }))
+    }
+
+    fn renew(
+        &self,
+        setup: RenewSetup,
+        held: Option<&ShareDocument>,
+    ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError> {
+        Ok(Box::new(RogueMachine { honest: Dkls23.renew(setup, held)?, way: self.way.clone() }))
     }
 
     fn open(&self, share: &ShareDocument) -> Result<Arc<dyn SigningShare>, ShareError> {

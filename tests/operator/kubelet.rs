@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tss_common::identity::Identity;
 use tss_mpc::share::{CoreShare, EngineParts};
-use tss_mpc::{DerivationPath, PublicKey, Scheme, ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{DerivationPath, Origin, PublicKey, Scheme, ShareDocument, SignerIndex, Threshold};
 use tss_operator::cluster::names;
 use tss_signer::report::{IdentityReport, ShareReport};
 use uuid::Uuid;
@@ -541,6 +541,7 @@ fn deal(network: &str, threshold: Threshold) -> BTreeMap<SignerIndex, ShareDocum
             key: "default".to_owned(),
             epoch: 1,
             scheme: Scheme::EcdsaSecp256k1,
+            origin: Origin::Generated,
             core: CoreShare {
                 index,
                 threshold,

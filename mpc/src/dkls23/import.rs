@@ -1,5 +1,5 @@
 //! Taking over a key that was made elsewhere: the crate's complete refresh, begun from shares that have no correlations
-//! yet.
+//! yet. [`super::renew`] ends with it, too.
 //!
 //! The signers first show that what they bring belongs together: each names the key and all public shares, and proves
 //! that it knows the secret of its own. Then each adds a share of zero that they make together, so that what they end
@@ -29,8 +29,8 @@ use crate::key::derivation_root;
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::share::{CoreShare, EngineParts, SecretShare, VERSION};
 use crate::{
-    Abort, Blame, ForeignShare, KeygenSetup, PublicKey, Recipient, Scheme, SetupError, ShareDocument,
-    SignerIndex,
+    Abort, Blame, ForeignShare, KeygenSetup, Origin, PublicKey, Recipient, Scheme, SessionId, SetupError,
+    ShareDocument, SignerIndex, Threshold,
 };
 
 /// Begins what the chain code is a hash of.
@@ -38,7 +38,7 @@ const CHAIN_CODE: &[u8] = b"tss import chain code v1";
 
 /// The machine of one party.
 pub(super) fn machine(setup: KeygenSetup, share: &ForeignShare) -> Result<RoundMachine<Import>, SetupError> {
-    let KeygenSetup { index, threshold, session, .. } = setup;
+    let KeygenSetup { index, threshold, .. } = setup;
     let brought = &share.core;
     if (brought.index, brought.threshold) != (index, threshold) {
         let reason = format!(
@@ -47,48 +47,29 @@ pub(super) fn machine(setup: KeygenSetup, share: &ForeignShare) -> Result<RoundM
         );
         return Err(Abort::local(reason).into());
     }
-    let secret = brought.secret_share.to_scalar().map_err(|error| Abort::local(error.to_string()))?;
-    let node = derivation_root(*secret, *brought.public_key.as_affine(), brought.chain_code);
-    let party = Party {
-        parameters: parameters(threshold),
-        party_index: party_index(index),
-        session_id: session.0.to_vec(),
-        poly_point: node.poly_point,
-        pk: node.pk,
-        zero_share: ZeroShare { seeds: Vec::new() },
-        mul_senders: BTreeMap::new(),
-        mul_receivers: BTreeMap::new(),
-        derivation_data: node,
-        address: String::new(),
-    };
-    let others: BTreeSet<SignerIndex> = threshold.signers().filter(|&other| other != index).collect();
-    let rounds = vec![
-        Round::both(others.iter().copied()),
-        Round::both(others.iter().copied()),
-        Round::both(others.iter().copied()),
-        Round::broadcast(others.iter().copied()),
-    ];
-    let import = Import {
-        claim: Claim { public_key: brought.public_key, public_shares: brought.public_shares.clone() },
-        setup,
-        others: others.clone(),
-        party,
-        own_fragment: Zeroizing::default(),
-        correction: Zeroizing::default(),
-        own_proof: None,
-        own_entropy: None,
-        commitments: BTreeMap::new(),
-        zero_commitments: Vec::new(),
-        zero_seeds: BTreeMap::new(),
-        zero_kept: BTreeMap::new(),
-        mul_kept: BTreeMap::new(),
-        result: None,
-    };
-    Ok(RoundMachine::new(import, index, others, rounds))
+    let future = Future { epoch: 1, origin: Origin::Imported, chain_code: None };
+    let import = Import::new(setup, brought, future)?;
+    let others = import.others.clone();
+    Ok(RoundMachine::new(import, index, others, rounds(index, threshold)))
+}
+
+/// The rounds in which shares without correlations become shares that sign.
+pub(super) fn rounds(index: SignerIndex, threshold: Threshold) -> Vec<Round> {
+    let others = || threshold.signers().filter(move |&other| other != index);
+    vec![Round::both(others()), Round::both(others()), Round::both(others()), Round::broadcast(others())]
+}
+
+/// What the share documents say of the key, beside what the signers bring.
+pub(super) struct Future {
+    pub(super) epoch: u64,
+    pub(super) origin: Origin,
+    /// `None` for a key that has none yet: the signers make it together.
+    pub(super) chain_code: Option<[u8; 32]>,
 }
 
 pub(super) struct Import {
     setup: KeygenSetup,
+    future: Future,
     others: BTreeSet<SignerIndex>,
     /// What this signer says of the key.
     claim: Claim,
@@ -148,6 +129,30 @@ struct Entropy {
     salt: Vec<u8>,
 }
 
+/// A share as the crate knows it, so that it can be refreshed.
+pub(super) fn party_without_correlations(
+    session: SessionId,
+    index: SignerIndex,
+    threshold: Threshold,
+    secret: &Scalar,
+    public_key: &PublicKey,
+) -> Party<Secp256k1> {
+    // No path is derived meanwhile.
+    let node = derivation_root(*secret, *public_key.as_affine(), [0; 32]);
+    Party {
+        parameters: parameters(threshold),
+        party_index: party_index(index),
+        session_id: session.0.to_vec(),
+        poly_point: node.poly_point,
+        pk: node.pk,
+        zero_share: ZeroShare { seeds: Vec::new() },
+        mul_senders: BTreeMap::new(),
+        mul_receivers: BTreeMap::new(),
+        derivation_data: node,
+        address: String::new(),
+    }
+}
+
 impl Protocol for Import {
     type Output = ShareDocument;
 
@@ -177,6 +182,29 @@ impl Protocol for Import {
 }
 
 impl Import {
+    /// One party's side, which brings this share. Whose it is has been checked.
+    pub(super) fn new(setup: KeygenSetup, brought: &CoreShare, future: Future) -> Result<Self, Abort> {
+        let KeygenSetup { index, threshold, session, .. } = setup;
+        let secret = brought.secret_share.to_scalar().map_err(|error| Abort::local(error.to_string()))?;
+        Ok(Self {
+            claim: Claim { public_key: brought.public_key, public_shares: brought.public_shares.clone() },
+            setup,
+            future,
+            others: threshold.signers().filter(|&other| other != index).collect(),
+            party: party_without_correlations(session, index, threshold, &secret, &brought.public_key),
+            own_fragment: Zeroizing::default(),
+            correction: Zeroizing::default(),
+            own_proof: None,
+            own_entropy: None,
+            commitments: BTreeMap::new(),
+            zero_commitments: Vec::new(),
+            zero_seeds: BTreeMap::new(),
+            zero_kept: BTreeMap::new(),
+            mul_kept: BTreeMap::new(),
+            result: None,
+        })
+    }
+
     fn session(&self) -> &[u8; 32] {
         &self.setup.session.0
     }
@@ -335,7 +363,8 @@ impl Import {
             threshold: self.setup.threshold,
             secret_share: SecretShare::from_scalar(&party.poly_point),
             public_shares,
-            chain_code: chain_code.finalize().into(),
+            // What was drawn for a key that has one is of no use.
+            chain_code: self.future.chain_code.unwrap_or_else(|| chain_code.finalize().into()),
             public_key: self.claim.public_key,
         };
         // What was checked above makes sure of it; a share that is wrong would be found out too late.
@@ -354,8 +383,9 @@ impl Import {
             version: VERSION,
             cluster: self.setup.cluster.clone(),
             key: self.setup.key.clone(),
-            epoch: 1,
+            epoch: self.future.epoch,
             scheme: Scheme::EcdsaSecp256k1,
+            origin: self.future.origin,
             core,
             engines: EngineParts { dkls23: Some(text) },
         };

@@ -21,7 +21,9 @@ use super::{Correlations, blame, check_parties, parameters, party_index, signer_
 use crate::abort::list;
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::share::{CoreShare, EngineParts, SecretShare, VERSION};
-use crate::{Abort, KeygenSetup, PublicKey, Recipient, Scheme, SetupError, ShareDocument, SignerIndex};
+use crate::{
+    Abort, KeygenSetup, Origin, PublicKey, Recipient, Scheme, SetupError, ShareDocument, SignerIndex,
+};
 
 /// Begins what the last round hashes, so that it is the hash of nothing else.
 const CONFIRMATION: &[u8] = b"tss dkls23 keygen confirmation v1";
@@ -303,6 +305,7 @@ impl Keygen {
             key: key.clone(),
             epoch: 1,
             scheme: Scheme::EcdsaSecp256k1,
+            origin: Origin::Generated,
             core: CoreShare {
                 index: *index,
                 threshold: *threshold,

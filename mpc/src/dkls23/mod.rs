@@ -14,6 +14,8 @@
 //! | | 2 | 3, echo 4 | commitment to a zero-share seed | commitments as in key generation |
 //! | | 3 | 5, echo 6 | as in key generation | the public share of zero, proven; the chain code |
 //! | | 4 | 7, echo 8 | | a hash of the result |
+//! | renewal | 1 | 1, echo 2 | a dealer's share, dealt anew | what is unsettled; a dealer's: the key and the public shares, and what it dealt, times the generator |
+//! | | 2 to 5 | 3 to 10 | as import 1 to 4 | |
 //! | signing | 1 | 1 | commitment to the nonce; the oblivious transfer extension | |
 //! | | 2 | 2 | the nonce; the multiplication's other half | |
 //! | | 3 | 3, echo 4 | | the sender's part of the signature |
@@ -23,6 +25,7 @@
 
 mod import;
 mod keygen;
+mod renew;
 mod sign;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +45,8 @@ use crate::key::derivation_root;
 use crate::rounds;
 use crate::{
     Abort, Blame, DerivationPath, Engine, EngineId, ForeignShare, KeygenSetup, Machine, PublicKey, Quorum,
-    SetupError, ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare, Threshold,
+    RenewSetup, SetupError, ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare,
+    Threshold,
 };
 
 /// The engine on the crate `dkls23`.
@@ -64,6 +68,14 @@ impl Engine for Dkls23 {
         share: &ForeignShare,
     ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError> {
         Ok(Box::new(import::machine(setup, share)?))
+    }
+
+    fn renew(
+        &self,
+        setup: RenewSetup,
+        held: Option<&ShareDocument>,
+    ) -> Result<Box<dyn Machine<Output = ShareDocument>>, SetupError> {
+        Ok(Box::new(renew::machine(setup, held)?))
     }
 
     fn open(&self, share: &ShareDocument) -> Result<Arc<dyn SigningShare>, ShareError> {

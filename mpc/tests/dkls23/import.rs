@@ -54,7 +54,7 @@ fn point(scalar: &Scalar) -> PublicKey {
     PublicKey::from_affine((ProjectivePoint::GENERATOR * scalar).to_affine()).unwrap()
 }
 
-fn secret_of(document: &ShareDocument) -> Scalar {
+pub(crate) fn secret_of(document: &ShareDocument) -> Scalar {
     let json: Value = serde_json::from_slice(&document.to_json().unwrap()).unwrap();
     let bytes = hex::decode(json["core"]["secret_share"].as_str().unwrap()).unwrap();
     Scalar::from_repr(<[u8; 32]>::try_from(bytes).unwrap().into()).unwrap()

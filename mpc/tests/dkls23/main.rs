@@ -30,6 +30,7 @@ use tss_mpc::{
 };
 
 mod import;
+mod renew;
 
 // ---- Parties, keys and a network that tampers
 

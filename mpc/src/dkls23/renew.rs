@@ -1,0 +1,293 @@
+//! Giving a key new shares, for the same signers or for others: verifiable secret redistribution (Y. Desmedt, S. Jajodia,
+//! "Redistributing secret shares to new access structures and its applications", 1997; T. M. Wong, C. Wang, J. M. Wing,
+//! "Verifiable secret redistribution for archive systems", 2002).
+//!
+//! t of those who hold a share, the dealers, each deal theirs to the signers to be, with a new polynomial whose value at 0
+//! is the share, weighted so that the dealers' shares add up to the key. A signer's new share is the sum of what it was
+//! dealt. What each dealt is checked against its old public share, which all dealers must name alike: one of them at
+//! least is honest, so that also a signer that never held a share knows what the key is.
+//!
+//! The new shares have no correlations yet. So all go on as in an [`import`]: they show that they know their shares, add
+//! a share of zero that they make together, make their correlations, and compare what came out.
+//!
+//! A new share fits no old one: the polynomials are new, and at least one of them is an honest signer's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k256::elliptic_curve::ff::PrimeField as _;
+use k256::{ProjectivePoint, Scalar};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::import::{self, Future, Import};
+use super::keygen::deal;
+use crate::abort::list;
+use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
+use crate::share::{CoreShare, SecretShare, check_public_shares, weight_at_zero};
+use crate::{
+    Abort, Blame, KeygenSetup, Origin, PublicKey, Quorum, Recipient, RenewSetup, SessionId, SetupError,
+    ShareDocument, SignerIndex, Threshold,
+};
+
+/// The machine of one party.
+pub(super) fn machine(
+    setup: RenewSetup,
+    held: Option<&ShareDocument>,
+) -> Result<RoundMachine<Renewal>, SetupError> {
+    let RenewSetup { session, cluster, key, index, epoch, dealers, threshold, unsettled } = setup;
+    if dealers.len() < 2 || !dealers.iter().all(|dealer| threshold.contains(dealer)) {
+        return Err(SetupError::Quorum { quorum: dealers, threshold });
+    }
+    if let Some(held) = held {
+        let CoreShare { index: holder, threshold: t_of_n, .. } = held.core;
+        if (&held.cluster, &held.key, held.epoch, holder) != (&cluster, &key, epoch, index) {
+            let reason = format!(
+                "a share of signer {holder} of key {} of cluster {} at epoch {}: expected one of signer {index} of key \
+                 {key} of cluster {cluster} at epoch {epoch}",
+                held.key, held.cluster, held.epoch
+            );
+            return Err(Abort::local(reason).into());
+        }
+        if dealers.len() != usize::from(t_of_n.t()) || !dealers.iter().all(|dealer| t_of_n.contains(dealer)) {
+            return Err(SetupError::Quorum { quorum: dealers, threshold: t_of_n });
+        }
+    } else if dealers.contains(index) {
+        return Err(Abort::local("it has no share to deal").into());
+    }
+    let others: BTreeSet<SignerIndex> = threshold.signers().filter(|&other| other != index).collect();
+    let mut rounds = vec![Round { broadcast: others.clone(), direct: dealers.iter().collect() }];
+    rounds.extend(import::rounds(index, threshold));
+    let renewal = Renewal {
+        setup: KeygenSetup { session, cluster, key, index, threshold },
+        epoch,
+        weighted: held
+            .filter(|_| dealers.contains(index))
+            .map(|held| weighted(&held.core, &dealers))
+            .transpose()?,
+        claim: held.map(Claim::of),
+        dealers,
+        unsettled,
+        own: None,
+        import: None,
+    };
+    Ok(RoundMachine::new(renewal, index, others, rounds))
+}
+
+pub(super) struct Renewal {
+    setup: KeygenSetup,
+    /// The epoch that ends.
+    epoch: u64,
+    dealers: Quorum,
+    /// The session whose result this signer has, but does not use yet.
+    unsettled: Option<SessionId>,
+    /// What this signer knows of the key, if it held a share.
+    claim: Option<Claim>,
+    /// What it deals, if it does.
+    weighted: Option<Zeroizing<Scalar>>,
+    /// What it has dealt, if it has: to everybody, and to itself.
+    own: Option<(Deal, Zeroizing<Scalar>)>,
+    /// The rest, once there is a new share.
+    import: Option<Import>,
+}
+
+/// What a dealer says of the key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    public_key: PublicKey,
+    chain_code: [u8; 32],
+    origin: Origin,
+    threshold: Threshold,
+    public_shares: BTreeMap<SignerIndex, PublicKey>,
+}
+
+impl Claim {
+    fn of(document: &ShareDocument) -> Self {
+        let CoreShare { threshold, public_shares, chain_code, public_key, .. } = &document.core;
+        Self {
+            public_key: *public_key,
+            chain_code: *chain_code,
+            origin: document.origin,
+            threshold: *threshold,
+            public_shares: public_shares.clone(),
+        }
+    }
+}
+
+/// What a party broadcasts in round 1.
+#[derive(Serialize, Deserialize)]
+struct Opening {
+    unsettled: Option<SessionId>,
+    /// Of a dealer.
+    deal: Option<Deal>,
+}
+
+/// What a dealer shows to all.
+#[derive(Clone, Serialize, Deserialize)]
+struct Deal {
+    claim: Claim,
+    /// What it has dealt to each, times the generator.
+    public: BTreeMap<SignerIndex, PublicKey>,
+}
+
+/// What a dealer deals: its share, weighted for a sum over these dealers.
+fn weighted(core: &CoreShare, dealers: &Quorum) -> Result<Zeroizing<Scalar>, Abort> {
+    let secret = core.secret_share.to_scalar().map_err(|error| Abort::local(error.to_string()))?;
+    let dealers: Vec<SignerIndex> = dealers.iter().collect();
+    Ok(Zeroizing::new(*secret * weight_at_zero(core.index, &dealers)))
+}
+
+impl Protocol for Renewal {
+    type Output = ShareDocument;
+
+    fn start(&mut self) -> Result<Vec<(Recipient, Vec<u8>)>, Abort> {
+        let KeygenSetup { session, index, threshold, .. } = self.setup;
+        let unsettled = self.unsettled;
+        let (Some(weighted), Some(claim)) = (self.weighted.take(), self.claim.clone()) else {
+            return Ok(vec![(Recipient::All, encode(&Opening { unsettled, deal: None })?)]);
+        };
+        // The crate's polynomial of zero, moved up: its value at 0 is then what is dealt.
+        let party =
+            import::party_without_correlations(session, index, threshold, &weighted, &claim.public_key);
+        let mut values = Zeroizing::new(party.refresh_complete_phase1());
+        values.iter_mut().for_each(|value| *value += *weighted);
+        let public = threshold.signers().zip(values.iter()).map(|(signer, value)| {
+            let point = PublicKey::from_affine((ProjectivePoint::GENERATOR * value).to_affine());
+            Ok((signer, point.map_err(|_| Abort::local("a dealt share that is zero"))?))
+        });
+        let shown = Deal { claim, public: public.collect::<Result<_, Abort>>()? };
+        let opening = Opening { unsettled, deal: Some(shown.clone()) };
+        let mut send = vec![(Recipient::All, encode(&opening)?)];
+        let mut own = Zeroizing::default();
+        send.extend(deal(&self.setup, &values, &mut own)?);
+        self.own = Some((shown, own));
+        Ok(send)
+    }
+
+    fn advance(&mut self, round: u8, received: Received) -> Result<Turn<ShareDocument>, Abort> {
+        if round > 1 {
+            let import = self.import.as_mut().ok_or_else(|| Abort::local("no share to go on with"))?;
+            return import.advance(round - 1, received);
+        }
+        let mut import = self.take(&received)?;
+        let send = import.start()?;
+        self.import = Some(import);
+        Ok(Turn::send(send))
+    }
+}
+
+impl Renewal {
+    /// Checks what was dealt, and adds it up.
+    fn take(&mut self, received: &Received) -> Result<Import, Abort> {
+        let KeygenSetup { index, threshold, .. } = self.setup;
+        let openings: BTreeMap<SignerIndex, Opening> = received.decode_broadcast()?;
+        if let Some(session) = self.unsettled
+            && openings.values().all(|opening| opening.unsettled == Some(session))
+        {
+            return Err(Abort::local(format!(
+                "what session {session} made is at all signers already: it only has to be settled"
+            )));
+        }
+        let mut deals = BTreeMap::new();
+        for (from, Opening { deal, .. }) in openings {
+            match (deal, self.dealers.contains(from)) {
+                (Some(deal), true) => _ = deals.insert(from, deal),
+                (None, false) => {}
+                (None, true) => return Err(Abort::cheating(from, "a dealer that deals nothing")),
+                (Some(_), false) => return Err(Abort::cheating(from, "it deals, and is no dealer")),
+            }
+        }
+        let mut values: BTreeMap<SignerIndex, Zeroizing<Scalar>> = BTreeMap::new();
+        for (from, bytes) in received.decode_direct::<Zeroizing<[u8; 32]>>()? {
+            let value = Option::<Scalar>::from(Scalar::from_repr((*bytes).into()));
+            let value =
+                value.ok_or_else(|| Abort::cheating(from, "a share that is not below the group order"))?;
+            values.insert(from, Zeroizing::new(value));
+        }
+        if let Some((deal, value)) = self.own.take() {
+            deals.insert(index, deal);
+            values.insert(index, value);
+        }
+        let claim = self.agree(&deals)?;
+        let mut secret = Zeroizing::new(Scalar::ZERO);
+        let mut public_shares: BTreeMap<SignerIndex, ProjectivePoint> = BTreeMap::new();
+        for (&from, Deal { public, .. }) in &deals {
+            self.check(from, public, &claim)?;
+            let value =
+                values.get(&from).ok_or_else(|| Abort::local(format!("nothing dealt by signer {from}")))?;
+            let point = (ProjectivePoint::GENERATOR * **value).to_affine();
+            if public.get(&index).is_none_or(|public| *public.as_affine() != point) {
+                return Err(Abort::cheating(from, "a share that is not the one it has shown to the others"));
+            }
+            *secret += **value;
+            for (&to, point) in public {
+                *public_shares.entry(to).or_insert(ProjectivePoint::IDENTITY) += *point.as_affine();
+            }
+        }
+        let public_shares = public_shares.into_iter().map(|(signer, point)| {
+            let share = PublicKey::from_affine(point.to_affine());
+            // Only the dealers together can have arranged this.
+            let share =
+                share.map_err(|_| self.suspect_dealers("the dealt shares of a signer add up to zero"))?;
+            Ok((signer, share))
+        });
+        let core = CoreShare {
+            index,
+            threshold,
+            secret_share: SecretShare::from_scalar(&secret),
+            public_shares: public_shares.collect::<Result<_, Abort>>()?,
+            chain_code: claim.chain_code,
+            public_key: claim.public_key,
+        };
+        core.check().map_err(|error| self.suspect_dealers(error.to_string()))?;
+        let epoch = self.epoch.checked_add(1).ok_or_else(|| Abort::local("there is no later epoch"))?;
+        let future = Future { epoch, origin: claim.origin, chain_code: Some(claim.chain_code) };
+        Import::new(self.setup.clone(), &core, future)
+    }
+
+    /// What all dealers say of the key, and this signer, too, if it held a share.
+    fn agree(&self, deals: &BTreeMap<SignerIndex, Deal>) -> Result<Claim, Abort> {
+        let index = self.setup.index;
+        let first = deals.values().next().map(|deal| &deal.claim);
+        let claim = self.claim.as_ref().or(first).ok_or_else(|| Abort::local("nothing was dealt"))?;
+        let differ: BTreeSet<SignerIndex> =
+            deals.iter().filter(|(_, deal)| deal.claim != *claim).map(|(&from, _)| from).collect();
+        if !differ.is_empty() {
+            // Who never held a share cannot tell which of them is right.
+            let suspects = match self.claim {
+                Some(_) => differ.clone(),
+                None => self.dealers.others(index).collect(),
+            };
+            let reason = format!("what {} say of the key is something else", list(&differ));
+            // Nobody cheated who was given a wrong file: no proof against anybody.
+            return Err(Abort { blame: Blame::Unattributed { suspects }, reason });
+        }
+        let Claim { public_key, threshold, public_shares, .. } = claim;
+        if self.dealers.len() != usize::from(threshold.t()) {
+            return Err(self.suspect_dealers(format!("{} dealers of a {threshold} key", self.dealers.len())));
+        }
+        check_public_shares(*threshold, public_shares, public_key)
+            .map_err(|error| self.suspect_dealers(error.to_string()))?;
+        Ok(claim.clone())
+    }
+
+    /// That a dealer has dealt its share, and nothing else.
+    fn check(
+        &self,
+        from: SignerIndex,
+        public: &BTreeMap<SignerIndex, PublicKey>,
+        claim: &Claim,
+    ) -> Result<(), Abort> {
+        let dealers: Vec<SignerIndex> = self.dealers.iter().collect();
+        let share = claim.public_shares.get(&from).map(|share| ProjectivePoint::from(*share.as_affine()));
+        let share = share.ok_or_else(|| Abort::local(format!("no public share of signer {from}")))?;
+        let weighted = PublicKey::from_affine((share * weight_at_zero(from, &dealers)).to_affine())
+            .map_err(|error| Abort::local(error.to_string()))?;
+        check_public_shares(self.setup.threshold, public, &weighted).map_err(|error| {
+            Abort::cheating(from, format!("what it dealt is no sharing of its share: {error}"))
+        })
+    }
+
+    fn suspect_dealers(&self, reason: impl Into<String>) -> Abort {
+        Abort::unattributed(self.dealers.others(self.setup.index).collect(), reason)
+    }
+}
