@@ -139,33 +139,39 @@ pub enum Event {
         evidence: Vec<Evidence>,
     },
     /// A key generation ended with a share for this signer.
-    Keygen {
-        /// The session's id.
-        #[serde(with = "session")]
-        session: SessionId,
-        /// The cluster the key is for.
-        cluster: String,
-        /// The key's id.
-        key: String,
-        /// How many signers there are, and how many of them sign.
-        threshold: Threshold,
-        /// The root public key.
-        public_key: PublicKey,
-    },
-    /// The taking over of a key that was made elsewhere ended with a share for this signer.
-    Import {
-        /// The session's id.
-        #[serde(with = "session")]
-        session: SessionId,
-        /// The cluster the key is for.
-        cluster: String,
-        /// The key's id.
-        key: String,
-        /// How many signers there are, and how many of them sign.
-        threshold: Threshold,
-        /// The root public key.
-        public_key: PublicKey,
-    },
+    Keygen(NewShare),
+    /// The taking over of a key that was made elsewhere did.
+    Import(NewShare),
+    /// A key's signers made new shares of it, one of them for this signer.
+    Renew(NewShare),
+}
+
+/// A share that a signer has been given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewShare {
+    /// The id of the session that made it.
+    #[serde(with = "session")]
+    pub session: SessionId,
+    /// The cluster the key is for.
+    pub cluster: String,
+    /// The key's id.
+    pub key: String,
+    /// The share's epoch; not written for the first.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub epoch: u64,
+    /// How many signers there are, and how many of them sign.
+    pub threshold: Threshold,
+    /// The root public key.
+    pub public_key: PublicKey,
+}
+
+fn first() -> u64 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_first(epoch: &u64) -> bool {
+    *epoch == first()
 }
 
 /// How an attempt ended that a signer took part in.
@@ -203,8 +209,9 @@ impl Event {
             Self::Refused { .. } => "refused",
             Self::Finished { .. } => "finished",
             Self::Cheating { .. } => "cheating",
-            Self::Keygen { .. } => "keygen",
-            Self::Import { .. } => "import",
+            Self::Keygen(_) => "keygen",
+            Self::Import(_) => "import",
+            Self::Renew(_) => "renew",
         }
     }
 
@@ -215,7 +222,11 @@ impl Event {
             | Self::Refused { request, attempt, .. }
             | Self::Finished { request, attempt, .. }
             | Self::Cheating { request, attempt, .. } => Some((*request, *attempt)),
-            Self::Opened { .. } | Self::Policy { .. } | Self::Keygen { .. } | Self::Import { .. } => None,
+            Self::Opened { .. }
+            | Self::Policy { .. }
+            | Self::Keygen(_)
+            | Self::Import(_)
+            | Self::Renew(_) => None,
         }
     }
 }
@@ -865,6 +876,17 @@ mod tests {
     }
 
     /// One event of each kind and shape.
+    fn new_share(epoch: u64) -> NewShare {
+        NewShare {
+            session: SessionId([7; 32]),
+            cluster: "acme".into(),
+            key: "default".into(),
+            epoch,
+            threshold: Threshold::new(2, 3).unwrap(),
+            public_key: public_key(),
+        }
+    }
+
     fn all_events() -> Vec<Event> {
         let quorum = Quorum::new([signer(1), signer(2)]).unwrap();
         let (request, session, intent_hash) = (Uuid::from_u128(7), SessionId([9; 32]), intent().hash());
@@ -905,20 +927,9 @@ mod tests {
                 reason: "bad transfer".into(),
                 evidence: vec![Evidence { round: 3, from: signer(2), digest: [4; 32], signature: [5; 64] }],
             },
-            Event::Keygen {
-                session,
-                cluster: "acme".into(),
-                key: "default".into(),
-                threshold: Threshold::new(2, 3).unwrap(),
-                public_key: public_key(),
-            },
-            Event::Import {
-                session,
-                cluster: "acme".into(),
-                key: "default".into(),
-                threshold: Threshold::new(2, 3).unwrap(),
-                public_key: public_key(),
-            },
+            Event::Keygen(new_share(1)),
+            Event::Import(new_share(1)),
+            Event::Renew(new_share(2)),
         ]
     }
 

@@ -27,6 +27,8 @@ pub enum Operation {
     Keygen,
     /// Taking over a key that was made elsewhere.
     Import,
+    /// Giving a key new shares.
+    Renew,
     /// Signing.
     Sign,
 }
@@ -36,6 +38,7 @@ impl Operation {
         match self {
             Self::Keygen => "keygen",
             Self::Import => "import",
+            Self::Renew => "renew",
             Self::Sign => "sign",
         }
     }
@@ -126,6 +129,7 @@ mod tests {
             context.clone(),
             SessionContext { operation: Operation::Keygen, ..context.clone() },
             SessionContext { operation: Operation::Import, ..context.clone() },
+            SessionContext { operation: Operation::Renew, ..context.clone() },
             SessionContext { cluster: "ck", key: "", ..context.clone() },
             SessionContext { key: "l", ..context.clone() },
             SessionContext { epoch: 2, ..context.clone() },

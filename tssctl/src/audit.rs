@@ -6,7 +6,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use tss_common::audit::{self, Entries, Entry, Event, Finish, Head, Problem};
+use tss_common::audit::{self, Entries, Entry, Event, Finish, Head, NewShare, Problem};
 use uuid::Uuid;
 
 /// How much of a file is read at once.
@@ -225,11 +225,13 @@ fn details(event: &Event) -> String {
             count(evidence.len() as u64, "piece", "pieces"),
             short(&session.0)
         ),
-        Event::Keygen { session, cluster, key, threshold, public_key }
-        | Event::Import { session, cluster, key, threshold, public_key } => format!(
-            "cluster {cluster}, key {key}, {threshold}, public key {public_key}, session {}",
-            short(&session.0)
-        ),
+        Event::Keygen(made) | Event::Import(made) | Event::Renew(made) => {
+            let NewShare { session, cluster, key, epoch, threshold, public_key } = made;
+            let session = short(&session.0);
+            format!(
+                "cluster {cluster}, key {key} at epoch {epoch}, {threshold}, public key {public_key}, session {session}"
+            )
+        }
     }
 }
 
