@@ -1,4 +1,4 @@
-//! Making a key, or taking one over, as a program does it: from the configuration to the share file.
+//! Making a key, taking one over, or giving it new shares, as a program does it: from the configuration to the share file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,18 +31,20 @@ pub struct Ceremony<'a> {
     pub patience: Duration,
     /// To whom the share file is encrypted.
     pub protection: &'a Protection,
+    /// Where the share is written, if not where the configuration has this signer's.
+    pub out: Option<PathBuf>,
 }
 
 impl Ceremony<'_> {
-    /// Makes or takes over the key together with all other signers, and writes this signer's share to its file:
-    /// yields both. Ends without one when it is told to stop.
+    /// Makes the key or its new shares, or takes it over, together with all other signers, and writes this signer's share
+    /// to its file: yields both. Ends without one when it is told to stop.
     ///
     /// # Errors
     /// When the file is there already; naming whom it waited for in vain, who cheated, or whose share is of another
     /// key.
     pub async fn hold(self, stop: &CancellationToken) -> anyhow::Result<(ShareDocument, PathBuf)> {
-        let Self { config, index, source, attempt, patience, protection } = self;
-        let file = config.key_files().remove(&index).context("a file for each signer")?;
+        let Self { config, index, source, attempt, patience, protection, out } = self;
+        let file = out.or_else(|| config.key_files().remove(&index)).context("a file for each signer")?;
         anyhow::ensure!(
             !file.try_exists().with_context(|| file.display().to_string())?,
             "{} is there already, and a share is never replaced: move it away first",
@@ -71,7 +73,7 @@ impl Ceremony<'_> {
         });
         let share = tokio::select! {
             share = made => share?,
-            () = stop.cancelled() => anyhow::bail!("stopped before the key was made"),
+            () = stop.cancelled() => anyhow::bail!("stopped before the share was made"),
         };
         // The others may still need this signer's last words.
         bus.close().await;

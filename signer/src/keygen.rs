@@ -1,19 +1,20 @@
-//! Making a key together, or taking over one that was made elsewhere: each signer in its own place, over the bus, and
-//! none ever sees another's share.
+//! Making a key together, taking over one that was made elsewhere, or giving one new shares: each signer in its own place,
+//! over the bus, and none ever sees another's share.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tss_common::audit::Event;
+use tss_common::audit::{Event, NewShare};
 use tss_common::bus::{Address, Bus, Subscription};
 use tss_common::envelope::{Endpoint, Letter};
 use tss_common::identity::{Identity, Roster};
 use tss_common::intent::hash_fields;
 use tss_common::session::{Operation, SessionContext};
-use tss_mpc::{Engine, ForeignShare, KeygenSetup, Quorum, ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{Engine, ForeignShare, KeygenSetup, Quorum, RenewSetup, ShareDocument, SignerIndex, Threshold};
 use uuid::Uuid;
 
 use crate::compute::Compute;
@@ -33,6 +34,18 @@ pub enum Source {
     New,
     /// It was made elsewhere; this is the signer's share of it.
     Foreign(ForeignShare),
+    /// It is there, and gets new shares.
+    Held(Renewal),
+}
+
+/// How a key gets new shares. All but `held` are equal at all signers.
+pub struct Renewal {
+    /// The share that this signer has, if it has one.
+    pub held: Option<ShareDocument>,
+    /// The epoch that ends.
+    pub epoch: u64,
+    /// Who deals: as many as sign, all with a share of that epoch.
+    pub dealers: Quorum,
 }
 
 /// What one signer's part in making a key starts from. All but `index`, `identity`, `data_dir` and a foreign share are
@@ -69,7 +82,7 @@ pub struct KeygenOptions {
     pub metrics: SignerMetrics,
 }
 
-/// Makes or takes over a key with all other signers of the roster, which must do the same within `patience`; yields
+/// Makes or takes over a key, or its new shares, with all other signers of the roster, which must do the same within `patience`; yields
 /// this signer's share. No signer of the same index may run meanwhile: they would take each other's
 /// messages. When it fails no share exists that could be used, and it can be tried again.
 ///
@@ -97,8 +110,15 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
     let operation = match source {
         Source::New => Operation::Keygen,
         Source::Foreign(_) => Operation::Import,
+        Source::Held(_) => Operation::Renew,
     };
-    let intent = intent(operation, &cluster, &key, threshold, attempt.as_deref());
+    let (epoch, dealers) = match &source {
+        Source::New | Source::Foreign(_) => (1, None),
+        Source::Held(Renewal { epoch, dealers, .. }) => {
+            (epoch.checked_add(1).context("there is no later epoch")?, Some(dealers.clone()))
+        }
+    };
+    let intent = intent(operation, &cluster, &key, threshold, dealers.as_ref(), attempt.as_deref());
     let quorum = Quorum::new(threshold.signers())?;
     // There is no request. All signers come to the same name for what they do.
     let [name @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = intent;
@@ -106,7 +126,7 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
         operation,
         cluster: &cluster,
         key: &key,
-        epoch: 1,
+        epoch,
         engine: engine.id(),
         request: Uuid::from_bytes(name),
         attempt: 1,
@@ -133,6 +153,14 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
         move |session| match &source {
             Source::New => engine.keygen(setup(session)),
             Source::Foreign(share) => engine.import(setup(session), share),
+            Source::Held(Renewal { held, epoch, dealers }) => {
+                let KeygenSetup { session, cluster, key, index, threshold } = setup(session);
+                let (epoch, dealers) = (*epoch, dealers.clone());
+                // What a ceremony leaves is put in its place by people, who see that all have it.
+                let setup =
+                    RenewSetup { session, cluster, key, index, epoch, dealers, threshold, unsettled: None };
+                engine.renew(setup, held.as_ref())
+            }
         },
     )
     .await;
@@ -145,10 +173,18 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
             anyhow::bail!("the {operation} did not finish: {}", failure.abort);
         }
     };
-    let (session, public_key) = (done.session, done.output.core.public_key);
+    let made = NewShare {
+        session: done.session,
+        cluster,
+        key,
+        epoch,
+        threshold,
+        public_key: done.output.core.public_key,
+    };
     let event = match operation {
-        Operation::Import => Event::Import { session, cluster, key, threshold, public_key },
-        Operation::Keygen | Operation::Sign => Event::Keygen { session, cluster, key, threshold, public_key },
+        Operation::Import => Event::Import(made),
+        Operation::Renew => Event::Renew(made),
+        Operation::Keygen | Operation::Sign => Event::Keygen(made),
     };
     journal.note(vec![event]).await?;
     journal.close().await;
@@ -163,10 +199,13 @@ fn intent(
     cluster: &str,
     key: &str,
     threshold: Threshold,
+    dealers: Option<&Quorum>,
     attempt: Option<&str>,
 ) -> [u8; 32] {
     let parties = [threshold.t(), threshold.n()];
+    let dealers: Option<Vec<u8>> = dealers.map(|dealers| dealers.iter().map(SignerIndex::get).collect());
     let mut fields = vec![cluster.as_bytes(), key.as_bytes(), &parties];
+    fields.extend(dealers.as_deref());
     fields.extend(attempt.map(str::as_bytes));
     hash_fields(&format!("tss.network/{operation}/v1"), &fields)
 }
@@ -203,10 +242,19 @@ mod tests {
     #[test]
     fn what_is_made_and_each_try_of_it_is_another_intent() {
         let threshold = |t, n| Threshold::new(t, n).unwrap();
-        let intent =
-            |cluster, key, threshold, attempt| intent(Operation::Keygen, cluster, key, threshold, attempt);
+        let intent = |cluster, key, threshold, attempt| {
+            intent(Operation::Keygen, cluster, key, threshold, None, attempt)
+        };
+        let dealers =
+            |dealers: [u8; 2]| Quorum::new(dealers.map(|index| SignerIndex::new(index).unwrap())).unwrap();
+        let renewal = |of, attempt| {
+            super::intent(Operation::Renew, "c", "k", threshold(2, 3), Some(&dealers(of)), attempt)
+        };
         let intents = [
-            super::intent(Operation::Import, "c", "k", threshold(2, 3), None),
+            super::intent(Operation::Import, "c", "k", threshold(2, 3), None, None),
+            renewal([1, 2], None),
+            renewal([1, 3], None),
+            renewal([1, 2], Some("1")),
             intent("c", "k", threshold(2, 3), None),
             intent("ck", "", threshold(2, 3), None),
             intent("c", "k", threshold(2, 4), None),
@@ -215,6 +263,6 @@ mod tests {
             intent("c", "k", threshold(2, 3), Some("2")),
         ];
         assert_eq!(intents.iter().collect::<BTreeSet<_>>().len(), intents.len());
-        assert_eq!(intents[5], intent("c", "k", threshold(2, 3), Some("1")));
+        assert_eq!(intents[8], intent("c", "k", threshold(2, 3), Some("1")));
     }
 }

@@ -10,14 +10,18 @@
 //! | [`policy`] | what this signer signs, and what not |
 //! | [`journal`] | what it must not forget: used sessions, bans, the audit log |
 //! | [`share_file`], [`identity_file`] | shares and identities as files |
+//! | [`foreign_file`] | shares of a key that was made elsewhere, as files |
+//! | [`backup`] | a share's backup, which several holders can open only together |
 //! | [`secret_file`] | what such files have in common: permissions, encryption |
 //! | [`report`] | what is told of shares and identities, for other programs |
 //! | [`compute`] | where the arithmetic runs |
 //! | [`http`] | health and metrics |
 //! | [`metrics`] | what is counted |
 
+pub mod backup;
 pub mod ceremony;
 pub mod compute;
+pub mod foreign_file;
 pub mod http;
 pub mod identity_file;
 pub mod journal;

@@ -13,10 +13,11 @@ use tss_common::config::{Config, check_name};
 use tss_common::envelope::Endpoint;
 use tss_common::identity::Identity;
 use tss_common::{process, telemetry, version};
-use tss_mpc::{PublicKey, ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{PublicKey, Quorum, ShareDocument, SignerIndex, Threshold};
+use tss_signer::backup::{self, Header, Holder, Identities};
 use tss_signer::ceremony::{self, Ceremony};
 use tss_signer::compute::Compute;
-use tss_signer::keygen::Source;
+use tss_signer::keygen::{Renewal, Source};
 use tss_signer::metrics::Metrics;
 use tss_signer::report::{self, IdentityReport, ShareReport};
 use tss_signer::secret_file::Protection;
@@ -67,6 +68,10 @@ enum Command {
         #[command(flatten)]
         protection: ProtectionArguments,
     },
+    /// Give the key new shares, together with all other signers of the roster, of whom none may run meanwhile, and write
+    /// this signer's to a new file. The public key stays; threshold and signers are those of the configuration, and can be
+    /// others than before.
+    Renew(RenewArguments),
     /// Check this signer's share, identity and roster as at its start, and print what share it is.
     Inspect {
         /// Fail if the root public key is not this one (hex).
@@ -75,6 +80,47 @@ enum Command {
         #[command(flatten)]
         report: ReportArguments,
     },
+    /// Write a backup of this signer's share, which all its holders can open only together.
+    Backup {
+        /// A holder's age recipient (age1…), or several with commas, of which any one opens its layer. Stands once for
+        /// each holder, at least twice: all of them are needed.
+        #[arg(long = "holder", value_name = "RECIPIENTS", required = true)]
+        holders: Vec<Holder>,
+        /// Where it is written; a file that is there is never replaced.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct RenewArguments {
+    /// Who deals: as many signers as were needed to sign, all with a share of the epoch that ends, and all among the signers
+    /// to be.
+    #[arg(long, value_name = "SIGNERS", value_delimiter = ',', required = true, value_parser = signer_index)]
+    dealers: Vec<SignerIndex>,
+    /// The epoch that ends.
+    #[arg(long)]
+    epoch: u64,
+    /// Where the new share is written; a file that is there is never replaced.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// The share that this signer has: a share file or a backup. Without it, the share file of the configuration, if it is
+    /// there; a signer that is no dealer needs none.
+    #[arg(long, value_name = "FILE")]
+    share: Option<PathBuf>,
+    /// A file with age identities that open the share, beside `age_identity_file`; once for each holder of a backup.
+    #[arg(long = "identity", value_name = "FILE")]
+    identities: Vec<PathBuf>,
+    /// How many seconds to wait for the others.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// A name for this try, the same at all signers.
+    #[arg(long, value_name = "NAME", value_parser = attempt_name)]
+    attempt: Option<String>,
+    #[command(flatten)]
+    report: ReportArguments,
+    #[command(flatten)]
+    protection: ProtectionArguments,
 }
 
 #[derive(clap::Args)]
@@ -116,9 +162,11 @@ fn main() -> ExitCode {
                 let patience = Duration::from_secs(timeout);
                 make_key(&config, index, attempt, patience, &report, &protection.protection()).await
             }
+            Some(Command::Renew(arguments)) => renew(&config, index, arguments).await,
             Some(Command::Inspect { expect_public_key, report }) => {
                 inspect(&Config::load(&config)?, index, expect_public_key, &report)
             }
+            Some(Command::Backup { holders, out }) => back_up(&Config::load(&config)?, index, &holders, &out),
         }
     })
 }
@@ -213,11 +261,50 @@ async fn make_key(
     telemetry::init_logs(&config.log);
     let stop = process::stop_on_signal()?;
     let index = the_one(&config, index)?;
-    let ceremony = Ceremony { config: &config, index, source: Source::New, attempt, patience, protection };
+    let ceremony =
+        Ceremony { config: &config, index, source: Source::New, attempt, patience, protection, out: None };
     let (share, file) = ceremony.hold(&stop).await?;
     let told = ShareReport::of(&share, &config.path).map_err(anyhow::Error::msg);
     told.and_then(|told| report.write(&told))
         .with_context(|| format!("the share is in {} (`signer inspect` reports it)", file.display()))?;
+    println!("{}", share.core.public_key);
+    Ok(())
+}
+
+async fn renew(config: &Path, index: Option<u8>, arguments: RenewArguments) -> anyhow::Result<()> {
+    let RenewArguments { dealers, epoch, out, share, mut identities, timeout, attempt, report, protection } =
+        arguments;
+    let config = Config::load(config)?;
+    telemetry::init_logs(&config.log);
+    let stop = process::stop_on_signal()?;
+    let index = the_one(&config, index)?;
+    let dealers = Quorum::new(dealers).context("--dealers")?;
+    let file = match share {
+        Some(file) => Some(file),
+        None => {
+            let file = config.key_files().remove(&index).context("a file for each signer")?;
+            if_there(&file)?.map(Path::to_owned)
+        }
+    };
+    identities.extend(config.age_identity_file.clone());
+    let held = file.map(|file| {
+        let identities = Identities::load(&identities)?;
+        anyhow::Ok(backup::open(&file, &identities)?.share)
+    });
+    let source = Source::Held(Renewal { held: held.transpose()?, epoch, dealers });
+    let (patience, protection) = (Duration::from_secs(timeout), &protection.protection());
+    let ceremony = Ceremony { config: &config, index, source, attempt, patience, protection, out: Some(out) };
+    let (share, file) = ceremony.hold(&stop).await?;
+    let told = ShareReport::of(&share, &config.path).map_err(anyhow::Error::msg);
+    told.and_then(|told| report.write(&told))
+        .with_context(|| format!("the share is in {} (`signer inspect` reports it)", file.display()))?;
+    eprintln!(
+        "{} has signer {index}'s share of the {} key at epoch {}. Once every signer says so, put it in the place of the \
+         old one: shares of two epochs do not sign together.",
+        file.display(),
+        share.core.threshold,
+        share.epoch
+    );
     println!("{}", share.core.public_key);
     Ok(())
 }
@@ -246,6 +333,24 @@ fn inspect(
     report.write(&told)?;
     println!("{}", serde_json::to_string(&told)?);
     Ok(())
+}
+
+fn back_up(config: &Config, index: Option<u8>, holders: &[Holder], out: &Path) -> anyhow::Result<()> {
+    let index = the_one(config, index)?;
+    let share = load_shares(config, Some(index.get()))?.pop().context("a share for each signer")?;
+    let threshold = share.core.threshold;
+    let Header { cluster, key, epoch, signer, public_key, holders, .. } = backup::save(out, share, holders)?;
+    println!(
+        "{}: signer {signer}'s share of the {threshold} key `{key}` of cluster `{cluster}` at epoch {epoch}, public key \
+         {public_key}; its {holders} holders open it together",
+        out.display()
+    );
+    Ok(())
+}
+
+fn signer_index(text: &str) -> Result<SignerIndex, String> {
+    let index: u8 = text.parse().map_err(|_| format!("`{text}`: expected a signer's index, as in 1,3"))?;
+    SignerIndex::new(index).map_err(|error| error.to_string())
 }
 
 fn attempt_name(name: &str) -> Result<String, String> {

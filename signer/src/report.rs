@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tss_common::ed25519::VerifyingKey;
 use tss_common::identity::{PublicIdentity, SealingKey};
 use tss_common::intent::hash_fields;
-use tss_mpc::{DerivationPath, EngineId, PublicKey, Scheme, ShareDocument, SignerIndex};
+use tss_mpc::{DerivationPath, EngineId, Origin, PublicKey, Scheme, ShareDocument, SignerIndex};
 
 /// What can be told of a share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct ShareReport {
     pub key: String,
     /// Its epoch.
     pub epoch: u64,
+    /// Where the key came from; not told of one that its signers made.
+    #[serde(default, skip_serializing_if = "Origin::is_generated")]
+    pub origin: Origin,
     /// The root public key, compressed.
     pub public_key: PublicKey,
     /// A hash over all that the shares of one key have in common: equal at two signers if and only if
@@ -62,6 +65,7 @@ impl ShareReport {
             cluster: share.cluster.clone(),
             key: share.key.clone(),
             epoch: share.epoch,
+            origin: share.origin,
             public_key: core.public_key,
             commitment: commitment(share),
             path: path.clone(),
@@ -88,20 +92,23 @@ fn commitment(share: &ShareDocument) -> [u8; 32] {
         .iter()
         .flat_map(|(index, public)| std::iter::once(index.get()).chain(public.to_compressed()))
         .collect();
-    hash_fields(
-        "tss.network/share-commitment/v1",
-        &[
-            share.cluster.as_bytes(),
-            share.key.as_bytes(),
-            &epoch,
-            scheme.as_bytes(),
-            engines.as_bytes(),
-            &parties,
-            &public_key,
-            &core.chain_code,
-            &public_shares,
-        ],
-    )
+    let mut fields: Vec<&[u8]> = vec![
+        share.cluster.as_bytes(),
+        share.key.as_bytes(),
+        &epoch,
+        scheme.as_bytes(),
+        engines.as_bytes(),
+        &parties,
+        &public_key,
+        &core.chain_code,
+        &public_shares,
+    ];
+    // Of a key that its signers made it is what it was before there were others.
+    let origin = share.origin.to_string();
+    if !share.origin.is_generated() {
+        fields.push(origin.as_bytes());
+    }
+    hash_fields("tss.network/share-commitment/v1", &fields)
 }
 
 /// What can be told of an identity: what belongs in the roster.
@@ -205,11 +212,12 @@ mod tests {
     #[test]
     fn everything_that_shares_have_in_common_changes_the_commitment() {
         let [one, other] = &*KEYS;
-        let changes: [fn(&mut ShareDocument, &ShareDocument); 9] = [
+        let changes: [fn(&mut ShareDocument, &ShareDocument); 10] = [
             |share, _| share.cluster.push('c'),
             |share, _| (share.cluster, share.key) = ("ck".into(), String::new()),
             |share, _| share.key.push('k'),
             |share, _| share.epoch = 2,
+            |share, _| share.origin = Origin::Imported,
             |share, _| share.engines.dkls23 = None,
             |share, _| share.core.threshold = Threshold::new(3, 3).unwrap(),
             |share, other| share.core.public_key = other.core.public_key,

@@ -10,7 +10,10 @@ use age::armor::ArmoredReader;
 use age::secrecy::SecretString;
 use tss_common::identity::IdentityError;
 use tss_mpc::ShareError;
+use tss_mpc::foreign::ForeignShareError;
 use zeroize::Zeroizing;
+
+use crate::backup::BackupError;
 
 /// The largest file that is read, in bytes. The share of a 16-signer key has about 1 MiB.
 const MAX_FILE: u64 = 16 << 20;
@@ -53,6 +56,12 @@ pub enum Problem {
     /// It holds no usable identity document.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// It holds no usable share of a key that was made elsewhere.
+    #[error(transparent)]
+    Foreign(#[from] ForeignShareError),
+    /// It holds no usable backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// It holds a share of something else.
     #[error("it holds a share of {what} {found}: expected {expected}")]
     Other {
@@ -83,7 +92,7 @@ pub enum Protection {
 }
 
 /// Reads a file that only its owner and group may read.
-fn read_private(file: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
+pub(crate) fn read_private(file: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let file = File::open(file)?;
     let metadata = file.metadata()?;
     let mode = metadata.permissions().mode() & 0o777;
@@ -105,14 +114,26 @@ pub(crate) fn read(file: &Path, age_identity: Option<&Path>) -> Result<Zeroizing
 }
 
 fn decrypt(bytes: Zeroizing<Vec<u8>>, identity: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    if !bytes.starts_with(b"age-encryption.org/") && !bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----")
-    {
+    if !is_encrypted(&bytes) {
         return Ok(bytes);
     }
     let identities = read_identities(identity.ok_or(Problem::Encrypted)?)?;
+    decrypt_once(&bytes, &identities)
+}
+
+/// Whether a file is encrypted with `age`.
+pub(crate) fn is_encrypted(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"age-encryption.org/") || bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----")
+}
+
+/// What one of the identities opens.
+pub(crate) fn decrypt_once(
+    bytes: &[u8],
+    identities: &[Box<dyn age::Identity>],
+) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let undecryptable = |error: &dyn std::fmt::Display| Problem::Undecryptable(error.to_string());
-    let decryptor = age::Decryptor::new_buffered(ArmoredReader::new(&bytes[..]))
-        .map_err(|error| undecryptable(&error))?;
+    let decryptor =
+        age::Decryptor::new_buffered(ArmoredReader::new(bytes)).map_err(|error| undecryptable(&error))?;
     let mut reader =
         decryptor.decrypt(identities.iter().map(AsRef::as_ref)).map_err(|error| undecryptable(&error))?;
     let mut plain = Zeroizing::new(Vec::with_capacity(bytes.len()));
@@ -121,7 +142,7 @@ fn decrypt(bytes: Zeroizing<Vec<u8>>, identity: Option<&Path>) -> Result<Zeroizi
 }
 
 /// `AGE-SECRET-KEY-…` lines, or else a first line that is a passphrase.
-fn read_identities(file: &Path) -> Result<Vec<Box<dyn age::Identity>>, Problem> {
+pub(crate) fn read_identities(file: &Path) -> Result<Vec<Box<dyn age::Identity>>, Problem> {
     let wrong = |problem: String| Problem::Age(format!("age identity file {}: {problem}", file.display()));
     let bytes = read_private(file).map_err(|problem| wrong(problem.to_string()))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| wrong("it is not text".into()))?;
@@ -137,11 +158,10 @@ fn read_identities(file: &Path) -> Result<Vec<Box<dyn age::Identity>>, Problem> 
 
 /// Writes a new file that only its owner can read. A file that is there already is never replaced: it
 /// may be the only copy there is.
-pub(crate) fn write_new(
-    file: &Path,
-    content: Zeroizing<Vec<u8>>,
-    protection: &Protection,
-) -> Result<(), Problem> {
+///
+/// # Errors
+/// [`Problem`] saying what is wrong, but not with which file.
+pub fn write_new(file: &Path, content: Zeroizing<Vec<u8>>, protection: &Protection) -> Result<(), Problem> {
     let bytes = encrypt(content, protection)?;
     let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     let written = new.write_all(&bytes).and_then(|()| new.sync_all());
@@ -156,16 +176,15 @@ pub(crate) fn write_new(
     Ok(())
 }
 
-fn encrypt(plain: Zeroizing<Vec<u8>>, protection: &Protection) -> Result<Zeroizing<Vec<u8>>, Problem> {
+pub(crate) fn encrypt(
+    plain: Zeroizing<Vec<u8>>,
+    protection: &Protection,
+) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let recipients: Vec<Box<dyn age::Recipient>> = match protection {
         Protection::None => return Ok(plain),
         Protection::Recipients(names) => names
             .iter()
-            .map(|name| {
-                let recipient = name.parse::<age::x25519::Recipient>();
-                let wrong = |error| Problem::Age(format!("recipient `{name}`: {error}: expected age1…"));
-                recipient.map(|recipient| Box::new(recipient) as Box<dyn age::Recipient>).map_err(wrong)
-            })
+            .map(|name| parse_recipient(name).map(|recipient| Box::new(recipient) as Box<dyn age::Recipient>))
             .collect::<Result<_, _>>()?,
         Protection::Passphrase(passphrase) => vec![Box::new(age::scrypt::Recipient::new(passphrase.clone()))],
     };
@@ -176,4 +195,9 @@ fn encrypt(plain: Zeroizing<Vec<u8>>, protection: &Protection) -> Result<Zeroizi
     writer.write_all(&plain)?;
     writer.finish()?;
     Ok(bytes)
+}
+
+/// A recipient, as `age1…` names it.
+pub(crate) fn parse_recipient(name: &str) -> Result<age::x25519::Recipient, Problem> {
+    name.parse().map_err(|error| Problem::Age(format!("recipient `{name}`: {error}: expected age1…")))
 }

@@ -11,6 +11,8 @@
 //! | [`verify`] | `verify` |
 //! | [`token`] | `token` |
 //! | [`network`] | `devnet`, `keygen`, `import-legacy`, `bench` |
+//! | [`key`] | `key`: `split`, `import`, `reconstruct` |
+//! | [`backup`] | `backup` |
 //! | [`approve`] | `approver`, `approve` |
 //! | [`audit`] | `audit` |
 //! | [`shell`] | `completion`, `man` |
@@ -26,8 +28,10 @@ use output::{Output, Printer};
 
 mod approve;
 mod audit;
+mod backup;
 mod connection;
 pub(crate) mod exit;
+mod key;
 mod keys;
 mod network;
 mod output;
@@ -44,7 +48,8 @@ mod verify;
 #[command(name = "tssctl", version = version::FULL, after_help = exit::HELP)]
 pub(crate) struct Arguments {
     /// How answers and errors are printed. Without it, `sign` and `status` print JSON and the others text.
-    /// `devnet`, `keygen`, `import-legacy`, `bench` and `audit verify` print text, always.
+    /// `devnet`, `keygen`, `import-legacy`, `key import`, `bench` and `audit verify` print text, always; `backup attest`
+    /// prints JSON.
     #[arg(long, global = true, value_name = "FORMAT")]
     pub(crate) output: Option<Output>,
     #[command(subcommand)]
@@ -59,7 +64,13 @@ enum Command {
     Keygen(network::KeygenArguments),
     /// Take over a key of `multi-party-ecdsa` (GG18, GG20), together with all its other signers, each on its own
     /// machine with its own file; writes this signer's share and prints the public key, which stays.
-    ImportLegacy(network::ImportArguments),
+    ImportLegacy(network::ImportLegacyArguments),
+    /// Split an existing private key for its signers, take such a key over, or put one together again as the last resort.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Check signers' backups, without a network and without having enough of them open in one place.
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
     /// Have a message signed; prints the signature.
     Sign(sign::SignArguments),
     /// Make an approver's key; prints the public key, for the signers' policies.
@@ -108,7 +119,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Devnet(arguments) => network::devnet(arguments).await,
         Command::Keygen(arguments) => network::keygen(&arguments),
-        Command::ImportLegacy(arguments) => network::import(arguments).await,
+        Command::ImportLegacy(arguments) => network::import_legacy(arguments).await,
+        Command::Key(command) => key::run(command, printer).await,
+        Command::Backup(command) => backup::run(command, printer),
         Command::Sign(arguments) => sign::run(arguments, printer).await,
         Command::Approver(arguments) => approve::make_key(&arguments, printer),
         Command::Approve(arguments) => approve::run(arguments),

@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use clap::Args;
 use tss_common::config::{Config, LogConfig};
 use tss_common::{process, telemetry};
-use tss_mpc::{DerivationPath, ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{DerivationPath, ForeignShare, ShareDocument, SignerIndex, Threshold};
 use tss_signer::ceremony::Ceremony;
+use tss_signer::foreign_file;
 use tss_signer::keygen::Source;
 use tss_signer::report::ShareReport;
 use tss_signer::secret_file::Protection;
@@ -85,9 +86,15 @@ pub(crate) struct KeygenArguments {
 }
 
 #[derive(Args)]
-pub(crate) struct ImportArguments {
+pub(crate) struct ImportLegacyArguments {
     /// This signer's file, as `gg18_keygen_client` or `gg20_keygen` wrote it.
     file: PathBuf,
+    #[command(flatten)]
+    take_over: TakeOverArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct TakeOverArguments {
     /// Which signer this is, from 1: the number of its party in the file.
     #[arg(long)]
     index: u8,
@@ -188,18 +195,47 @@ fn print_addresses(share: &ShareDocument, path: &DerivationPath) -> anyhow::Resu
 }
 
 /// Runs `import-legacy`.
-pub(crate) async fn import(arguments: ImportArguments) -> anyhow::Result<()> {
+pub(crate) async fn import_legacy(arguments: ImportLegacyArguments) -> anyhow::Result<()> {
+    let ImportLegacyArguments { file, take_over: arguments } = arguments;
+    let threshold = take_over(&file, |_| legacy::read(&file), arguments).await?;
+    println!(
+        "As long as the old files are anywhere, {} of them give the key away: destroy every copy of {}.",
+        threshold.t(),
+        file.display()
+    );
+    Ok(())
+}
+
+/// Runs `key import`.
+pub(crate) async fn import(file: PathBuf, arguments: TakeOverArguments) -> anyhow::Result<()> {
+    let read = |config: &Config| Ok(foreign_file::load(&file, config.age_identity_file.as_deref())?);
+    let threshold = take_over(&file, read, arguments).await?;
+    println!(
+        "As long as the dealer's files are anywhere, {} of them give the key away, and the private key itself always does: \
+         destroy every copy of {} and of the private key.",
+        threshold.t(),
+        file.display()
+    );
+    Ok(())
+}
+
+/// Takes over a key that was made elsewhere, of which this signer's share is in a file.
+async fn take_over(
+    file: &Path,
+    read: impl FnOnce(&Config) -> anyhow::Result<ForeignShare>,
+    arguments: TakeOverArguments,
+) -> anyhow::Result<Threshold> {
     let config = Config::load(&arguments.config)?;
     telemetry::init_logs(&config.log);
     let stop = process::stop_on_signal()?;
     let index = SignerIndex::new(arguments.index).context("--index")?;
-    let share = legacy::read(&arguments.file)?;
+    let share = read(&config)?;
     let threshold = Threshold::new(config.threshold, config.total_parties)?;
     anyhow::ensure!(
         (share.index(), share.threshold()) == (index, threshold),
         "{} has a share of signer {} of a {} key: expected one of signer {index} of a {threshold} key (`--index`, \
          `threshold`, `total_parties`)",
-        arguments.file.display(),
+        file.display(),
         share.index(),
         share.threshold(),
     );
@@ -214,17 +250,13 @@ pub(crate) async fn import(arguments: ImportArguments) -> anyhow::Result<()> {
         attempt: None,
         patience: Duration::from_secs(arguments.timeout),
         protection: &protection,
+        out: None,
     };
-    let (share, file) = ceremony.hold(&stop).await?;
+    let (share, written) = ceremony.hold(&stop).await?;
     // The key that was taken over; what is derived from it was not the same before.
     print_addresses(&share, &DerivationPath::root())?;
-    println!("signer {index:<10}{}", file.display());
-    println!(
-        "As long as the old files are anywhere, {} of them give the key away: destroy every copy of {}.",
-        threshold.t(),
-        arguments.file.display()
-    );
-    Ok(())
+    println!("signer {index:<10}{}", written.display());
+    Ok(threshold)
 }
 
 fn read_passphrase(file: &Path) -> anyhow::Result<SecretString> {
