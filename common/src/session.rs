@@ -38,7 +38,7 @@ impl Operation {
         match self {
             Self::Keygen => "keygen",
             Self::Import => "import",
-            Self::Renew => "renew",
+            Self::Renew => "renewal",
             Self::Sign => "sign",
         }
     }

@@ -82,9 +82,9 @@ pub struct KeygenOptions {
     pub metrics: SignerMetrics,
 }
 
-/// Makes or takes over a key, or its new shares, with all other signers of the roster, which must do the same within `patience`; yields
-/// this signer's share. No signer of the same index may run meanwhile: they would take each other's
-/// messages. When it fails no share exists that could be used, and it can be tried again.
+/// Makes a key or its new shares, or takes one over, with all other signers of the roster, which must do the same within
+/// `patience`; yields this signer's share. No signer of the same index may run meanwhile: they would take each other's
+/// messages. When it fails no new share exists that could be used, and it can be tried again.
 ///
 /// # Errors
 /// Naming whom it waited for in vain, who cheated, or whose share is of another key.

@@ -160,7 +160,7 @@ fn what_cannot_be_renewed_is_refused_and_leaves_the_shares_as_they_are() {
         installation.run("signer", &line.split_whitespace().collect::<Vec<_>>())
     };
     let before = std::fs::read(store(&installation, 1)).unwrap();
-    fails(&one("--dealers 1,2 --epoch 1"), 1, &["the renew did not finish", "waiting for signers 2, 3"]);
+    fails(&one("--dealers 1,2 --epoch 1"), 1, &["the renewal did not finish", "waiting for signers 2, 3"]);
     fails(&one("--dealers 1,1 --epoch 1"), 1, &["--dealers", "twice"]);
     fails(&one("--dealers 1,x --epoch 1"), 2, &["`x`: expected a signer's index"]);
     fails(&one("--dealers 1,2 --epoch 1 --share none"), 1, &["none: No such file"]);
