@@ -96,7 +96,7 @@ pub struct KeygenSetup {
     pub threshold: Threshold,
 }
 
-/// What giving a key new shares starts from. Equal at all parties but for `index` and `unsettled`.
+/// What giving a key new shares starts from. Equal at all parties but for `index`.
 #[derive(Clone, Debug)]
 pub struct RenewSetup {
     /// The session's identity.
@@ -113,10 +113,6 @@ pub struct RenewSetup {
     pub dealers: Quorum,
     /// How many signers there will be, and how many of them sign. All of them take part.
     pub threshold: Threshold,
-    /// The session whose result this party keeps without using it yet, since not all have confirmed that they do. Once
-    /// one of them has shown that it does not, nobody ever will use it, and the new result takes its place; if all have
-    /// it, there is nothing to renew.
-    pub unsettled: Option<SessionId>,
 }
 
 /// What signing starts from. Equal at all parties of the quorum.

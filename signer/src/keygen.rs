@@ -156,9 +156,7 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
             Source::Held(Renewal { held, epoch, dealers }) => {
                 let KeygenSetup { session, cluster, key, index, threshold } = setup(session);
                 let (epoch, dealers) = (*epoch, dealers.clone());
-                // What a ceremony leaves is put in its place by people, who see that all have it.
-                let setup =
-                    RenewSetup { session, cluster, key, index, epoch, dealers, threshold, unsettled: None };
+                let setup = RenewSetup { session, cluster, key, index, epoch, dealers, threshold };
                 engine.renew(setup, held.as_ref())
             }
         },

@@ -14,7 +14,7 @@
 //! | | 2 | 3, echo 4 | commitment to a zero-share seed | commitments as in key generation |
 //! | | 3 | 5, echo 6 | as in key generation | the public share of zero, proven; the chain code |
 //! | | 4 | 7, echo 8 | | a hash of the result |
-//! | renewal | 1 | 1, echo 2 | a dealer's share, dealt anew | what is unsettled; a dealer's: the key and the public shares, and what it dealt, times the generator |
+//! | renewal | 1 | 1, echo 2 | a dealer's share, dealt anew | a dealer's: the key and the public shares, and what it dealt, times the generator |
 //! | | 2 to 5 | 3 to 10 | as import 1 to 4 | |
 //! | signing | 1 | 1 | commitment to the nonce; the oblivious transfer extension | |
 //! | | 2 | 2 | the nonce; the multiplication's other half | |

@@ -25,8 +25,8 @@ use crate::abort::list;
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::share::{CoreShare, SecretShare, check_public_shares, weight_at_zero};
 use crate::{
-    Abort, Blame, KeygenSetup, Origin, PublicKey, Quorum, Recipient, RenewSetup, SessionId, SetupError,
-    ShareDocument, SignerIndex, Threshold,
+    Abort, Blame, KeygenSetup, Origin, PublicKey, Quorum, Recipient, RenewSetup, SetupError, ShareDocument,
+    SignerIndex, Threshold,
 };
 
 /// The machine of one party.
@@ -34,7 +34,7 @@ pub(super) fn machine(
     setup: RenewSetup,
     held: Option<&ShareDocument>,
 ) -> Result<RoundMachine<Renewal>, SetupError> {
-    let RenewSetup { session, cluster, key, index, epoch, dealers, threshold, unsettled } = setup;
+    let RenewSetup { session, cluster, key, index, epoch, dealers, threshold } = setup;
     if dealers.len() < 2 || !dealers.iter().all(|dealer| threshold.contains(dealer)) {
         return Err(SetupError::Quorum { quorum: dealers, threshold });
     }
@@ -55,7 +55,8 @@ pub(super) fn machine(
         return Err(Abort::local("it has no share to deal").into());
     }
     let others: BTreeSet<SignerIndex> = threshold.signers().filter(|&other| other != index).collect();
-    let mut rounds = vec![Round { broadcast: others.clone(), direct: dealers.iter().collect() }];
+    // The dealers are named to all alike, themselves included: so all agree that there are broadcasts.
+    let mut rounds = vec![Round::both(dealers.iter())];
     rounds.extend(import::rounds(index, threshold));
     let renewal = Renewal {
         setup: KeygenSetup { session, cluster, key, index, threshold },
@@ -66,7 +67,6 @@ pub(super) fn machine(
             .transpose()?,
         claim: held.map(Claim::of),
         dealers,
-        unsettled,
         own: None,
         import: None,
     };
@@ -78,8 +78,6 @@ pub(super) struct Renewal {
     /// The epoch that ends.
     epoch: u64,
     dealers: Quorum,
-    /// The session whose result this signer has, but does not use yet.
-    unsettled: Option<SessionId>,
     /// What this signer knows of the key, if it held a share.
     claim: Option<Claim>,
     /// What it deals, if it does.
@@ -113,16 +111,8 @@ impl Claim {
     }
 }
 
-/// What a party broadcasts in round 1.
+/// What a dealer broadcasts.
 #[derive(Serialize, Deserialize)]
-struct Opening {
-    unsettled: Option<SessionId>,
-    /// Of a dealer.
-    deal: Option<Deal>,
-}
-
-/// What a dealer shows to all.
-#[derive(Clone, Serialize, Deserialize)]
 struct Deal {
     claim: Claim,
     /// What it has dealt to each, times the generator.
@@ -141,9 +131,8 @@ impl Protocol for Renewal {
 
     fn start(&mut self) -> Result<Vec<(Recipient, Vec<u8>)>, Abort> {
         let KeygenSetup { session, index, threshold, .. } = self.setup;
-        let unsettled = self.unsettled;
         let (Some(weighted), Some(claim)) = (self.weighted.take(), self.claim.clone()) else {
-            return Ok(vec![(Recipient::All, encode(&Opening { unsettled, deal: None })?)]);
+            return Ok(Vec::new());
         };
         // The crate's polynomial of zero, moved up: its value at 0 is then what is dealt.
         let party =
@@ -155,8 +144,7 @@ impl Protocol for Renewal {
             Ok((signer, point.map_err(|_| Abort::local("a dealt share that is zero"))?))
         });
         let shown = Deal { claim, public: public.collect::<Result<_, Abort>>()? };
-        let opening = Opening { unsettled, deal: Some(shown.clone()) };
-        let mut send = vec![(Recipient::All, encode(&opening)?)];
+        let mut send = vec![(Recipient::All, encode(&shown)?)];
         let mut own = Zeroizing::default();
         send.extend(deal(&self.setup, &values, &mut own)?);
         self.own = Some((shown, own));
@@ -179,23 +167,7 @@ impl Renewal {
     /// Checks what was dealt, and adds it up.
     fn take(&mut self, received: &Received) -> Result<Import, Abort> {
         let KeygenSetup { index, threshold, .. } = self.setup;
-        let openings: BTreeMap<SignerIndex, Opening> = received.decode_broadcast()?;
-        if let Some(session) = self.unsettled
-            && openings.values().all(|opening| opening.unsettled == Some(session))
-        {
-            return Err(Abort::local(format!(
-                "what session {session} made is at all signers already: it only has to be settled"
-            )));
-        }
-        let mut deals = BTreeMap::new();
-        for (from, Opening { deal, .. }) in openings {
-            match (deal, self.dealers.contains(from)) {
-                (Some(deal), true) => _ = deals.insert(from, deal),
-                (None, false) => {}
-                (None, true) => return Err(Abort::cheating(from, "a dealer that deals nothing")),
-                (Some(_), false) => return Err(Abort::cheating(from, "it deals, and is no dealer")),
-            }
-        }
+        let mut deals: BTreeMap<SignerIndex, Deal> = received.decode_broadcast()?;
         let mut values: BTreeMap<SignerIndex, Zeroizing<Scalar>> = BTreeMap::new();
         for (from, bytes) in received.decode_direct::<Zeroizing<[u8; 32]>>()? {
             let value = Option::<Scalar>::from(Scalar::from_repr((*bytes).into()));

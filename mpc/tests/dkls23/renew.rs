@@ -15,7 +15,6 @@ fn setup(index: SignerIndex, epoch: u64, dealers: &[u8], (t, n): (u8, u8)) -> Re
         epoch,
         dealers: quorum(dealers.iter().copied()),
         threshold: Threshold::new(t, n).unwrap(),
-        unsettled: None,
     }
 }
 
@@ -153,13 +152,7 @@ fn a_dealer_that_deals_one_signer_something_else_is_named_by_it() {
     assert!(cheated(&tampered.aborts[&signer(3)], 1), "{:?}", tampered.aborts);
 }
 
-/// What a signer broadcasts first.
-#[derive(Serialize, serde::Deserialize)]
-struct Opening {
-    unsettled: Option<SessionId>,
-    deal: Option<Deal>,
-}
-
+/// What a dealer broadcasts.
 #[derive(Serialize, serde::Deserialize)]
 struct Deal {
     claim: (PublicKey, [u8; 32], u8, Threshold, BTreeMap<SignerIndex, PublicKey>),
@@ -171,7 +164,7 @@ fn dealing(held: &BTreeMap<SignerIndex, ShareDocument>, values: [Scalar; 3]) -> 
     run_edited(machines(held, &[1, 2], (2, 3)), |envelope| {
         if envelope.is(1, true, 1) {
             let public = signers(1..=3).into_iter().zip(values.map(point)).collect();
-            envelope.edit(|opening: &mut Opening| opening.deal.as_mut().unwrap().public = public);
+            envelope.edit(|deal: &mut Deal| deal.public = public);
         } else if envelope.is(1, false, 1) {
             let value = values[usize::from(envelope.to.get()) - 1];
             envelope.edit(|bytes: &mut [u8; 32]| *bytes = value.to_bytes().into());
@@ -203,49 +196,12 @@ fn a_dealer_that_deals_another_secret_than_its_share_or_not_secretly_is_named_by
 fn a_new_signer_takes_no_share_of_a_key_that_the_dealers_do_not_agree_on() {
     let held = documents(key(2, 3), &[1, 2]);
     let other = key(2, 2).root();
-    let ended = run_tampered(machines(&held, &[1, 2], (2, 3)), (1, true, 1), |_, opening: &mut Opening| {
-        opening.deal.as_mut().unwrap().claim.0 = other;
+    let ended = run_tampered(machines(&held, &[1, 2], (2, 3)), (1, true, 1), |_, deal: &mut Deal| {
+        deal.claim.0 = other;
     });
     assert!(ended.outputs.is_empty());
     assert!(suspected(&ended.aborts[&signer(3)], [1, 2]), "{:?}", ended.aborts);
     assert!(suspected(&ended.aborts[&signer(2)], [1]), "{:?}", ended.aborts);
-}
-
-#[test]
-fn who_deals_is_agreed_before() {
-    let nothing = || Deal {
-        claim: (key(2, 3).root(), [0; 32], 0, Threshold::new(2, 3).unwrap(), BTreeMap::new()),
-        public: BTreeMap::new(),
-    };
-    for (from, deals) in [(1, false), (3, true)] {
-        let machines = machines(&key(2, 3).documents, &[1, 2], (2, 3));
-        let ended = run_tampered(machines, (1, true, from), |_, opening: &mut Opening| {
-            opening.deal = deals.then(nothing);
-        });
-        assert!(ended.outputs.is_empty());
-        assert!(cheated(&ended.aborts[&signer(2)], from), "{:?}", ended.aborts);
-    }
-}
-
-/// A result that one of the signers does not have is replaced; one that all have is not.
-#[test]
-fn what_all_signers_have_already_is_not_made_again() {
-    let held = &key(2, 3).documents;
-    let with = |unsettled: [Option<SessionId>; 3]| {
-        let machine = |index: SignerIndex| {
-            let unsettled = unsettled[usize::from(index.get()) - 1];
-            let setup = RenewSetup { unsettled, ..setup(index, 1, &[1, 2], (2, 3)) };
-            (index, Dkls23.renew(setup, held.get(&index)).unwrap())
-        };
-        run(signers(1..=3).into_iter().map(machine).collect(), |envelope| vec![envelope])
-    };
-    let (one, another) = (Some(SessionId([1; 32])), Some(SessionId([2; 32])));
-    let ended = with([one; 3]);
-    assert!(ended.outputs.is_empty());
-    assert!(ended.aborts.values().all(|abort| abort.reason.contains("it only has to be settled")));
-    for unsettled in [[one, one, None], [one, another, one]] {
-        assert_eq!(with(unsettled).outputs.len(), 3);
-    }
 }
 
 #[test]
