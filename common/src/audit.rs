@@ -998,7 +998,7 @@ mod tests {
         drop(log);
 
         let read: Vec<Entry> = entries(&*fixture.bytes(), Some(head)).collect::<Result<_, _>>().unwrap();
-        assert_eq!(read.iter().map(|entry| entry.seq).collect::<Vec<_>>(), (1..=18).collect::<Vec<_>>());
+        assert_eq!(read.iter().map(|entry| entry.seq).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
         assert_eq!(
             read.iter().map(|entry| entry.event.clone()).collect::<Vec<_>>(),
             [all_events(), all_events()].concat()
@@ -1011,7 +1011,7 @@ mod tests {
             assert_eq!(entry.event.attempt(), request.map(|id: Uuid| (id, 2)));
         }
         let report = verify(&*fixture.bytes(), Some(head)).unwrap();
-        let times = Some((read[0].time, read[17].time));
+        let times = Some((read[0].time, read[19].time));
         assert_eq!(
             report,
             Report {

@@ -39,9 +39,13 @@ impl Seen {
         !self.heartbeat.stopping && now.duration_since(self.at) < SILENCE
     }
 
-    fn holds(&self, key: &KeyRecord) -> bool {
+    /// Whether it can sign with a key by a protocol now.
+    fn is_usable(&self, key: &KeyRecord, engine: EngineId, now: Instant) -> bool {
         let held = &self.heartbeat.key;
-        held.id == key.id && held.epoch == key.epoch && held.public_key == key.public_key
+        self.is_live(now)
+            && (&held.id, held.epoch, held.public_key) == (&key.id, key.epoch, key.public_key)
+            && self.heartbeat.engines.contains(&engine)
+            && key.threshold.contains(self.heartbeat.signer)
     }
 }
 
@@ -121,10 +125,7 @@ impl Presence {
     pub fn usable(&self, key: &KeyRecord, engine: EngineId) -> Vec<SignerIndex> {
         let now = Instant::now();
         let signers = self.signers();
-        let usable = signers.iter().filter(|(_, seen)| {
-            seen.is_live(now) && seen.holds(key) && seen.heartbeat.engines.contains(&engine)
-        });
-        usable.map(|(&index, _)| index).filter(|index| key.threshold.contains(*index)).collect()
+        signers.iter().filter(|(_, seen)| seen.is_usable(key, engine, now)).map(|(&index, _)| index).collect()
     }
 
     /// When each signer spoke last, by its own clock.
@@ -163,13 +164,7 @@ impl Presence {
         let mut signers = self.signers();
         let mut candidates: Vec<_> = signers
             .iter()
-            .filter(|(index, seen)| {
-                seen.is_live(now)
-                    && seen.holds(key)
-                    && seen.heartbeat.engines.contains(&engine)
-                    && key.threshold.contains(**index)
-                    && !excluded.contains(index)
-            })
+            .filter(|(index, seen)| seen.is_usable(key, engine, now) && !excluded.contains(index))
             .map(|(&index, seen)| {
                 let charged = charged.get(&index).copied().unwrap_or_default();
                 let penalised = seen.penalised_until.is_some_and(|until| now < until);

@@ -27,9 +27,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 struct Followed {
     shared: Arc<Shared>,
-    /// As it was said last; `None` before the first time.
-    said: Option<Arc<Request>>,
     request: Arc<Request>,
+    /// Whether the reader knows it as it is here.
+    told: bool,
     until: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -59,28 +59,30 @@ pub async fn events(
     let permit = shared.streams.clone().try_acquire_owned().map_err(|_| {
         Problem::new(Kind::Overloaded, format!("{MAX_STREAMS} requests are followed already")).retry_after(5)
     })?;
-    let followed = Followed { shared, said: None, request, until: Instant::now() + LONGEST, _permit: permit };
+    let followed =
+        Followed { shared, request, told: false, until: Instant::now() + LONGEST, _permit: permit };
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(follow(followed)).keep_alive(keep_alive).into_response())
 }
 
 fn follow(followed: Followed) -> impl Stream<Item = Result<Event, Infallible>> {
     stream::unfold(followed, |mut followed| async move {
-        if let Some(said) = followed.said.take() {
-            if said.progress.state.is_finished() {
+        if followed.told {
+            if followed.request.progress.state.is_finished() {
                 return None;
             }
-            followed.request = followed.change(&said).await?;
+            followed.request = followed.change().await?;
         }
         let event = Event::default().event("status").json_data(Status::of(&followed.request)).ok()?;
-        followed.said = Some(followed.request.clone());
+        followed.told = true;
         Some((Ok(event), followed))
     })
 }
 
 impl Followed {
     /// The request once it is not as it was; `None` when there is nobody to ask, or no more time.
-    async fn change(&self, said: &Request) -> Option<Arc<Request>> {
+    async fn change(&self) -> Option<Arc<Request>> {
+        let said = &self.request;
         loop {
             let left = self.until.checked_duration_since(Instant::now())?;
             let changed = |progress: &Progress| *progress != said.progress;

@@ -149,10 +149,6 @@ pub struct Wanted {
 impl Summary {
     /// The line of a request.
     pub fn of(request: &Request) -> Self {
-        let reason = match &request.progress.state {
-            RequestState::Failed { reason, .. } => Some(reason.clone()),
-            _ => None,
-        };
         Self {
             request_id: request.id,
             status: request.progress.state.name(),
@@ -163,7 +159,7 @@ impl Summary {
             finished_at: request.progress.state.finished_at(),
             attempts: request.progress.attempts,
             quorum: request.progress.quorum.clone(),
-            reason,
+            reason: request.progress.state.reason().map(str::to_owned),
         }
     }
 }

@@ -130,16 +130,12 @@ pub type Id = Result<Path<String>, PathRejection>;
 impl Status {
     /// How far this one is.
     pub fn of(request: &Request) -> Self {
-        let reason = match &request.progress.state {
-            RequestState::Failed { reason, .. } => Some(reason.clone()),
-            _ => None,
-        };
         Self {
             request_id: request.id,
             status: request.progress.state.name(),
             attempts: request.progress.attempts,
             quorum: request.progress.quorum.clone(),
-            reason,
+            reason: request.progress.state.reason().map(str::to_owned),
         }
     }
 }

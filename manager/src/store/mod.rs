@@ -122,6 +122,14 @@ impl State {
         self.finished_at().is_some()
     }
 
+    /// Why it failed, if it did.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Failed { reason, .. } => Some(reason),
+            _ => None,
+        }
+    }
+
     /// When the request ended, if it has.
     pub fn finished_at(&self) -> Option<Timestamp> {
         match self {
