@@ -29,7 +29,14 @@ async fn lines_of_a_request(settings: &[(&str, &str)]) -> (String, Vec<Value>) {
     let logs: Vec<String> = processes.into_iter().map(Process::stop_and_log).collect();
     installation.clean_up().await;
     let lines = logs.iter().flat_map(|log| log.lines().skip(1));
-    (id, lines.map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect())
+    (
+        id,
+        lines
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|_| panic!("{line:?} in {}", logs.concat()))
+            })
+            .collect(),
+    )
 }
 
 /// That there are lines with each of these messages, and that all of them name the request and have this level.

@@ -531,7 +531,7 @@ impl Store for MongoStore {
             return Ok(Vec::new());
         }
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let due = doc! { "webhook.due": { "$gt": "", "$lte": Time(now) }, "finished": true };
+        let due = doc! { "webhook.due": { "$gte": "", "$lte": Time(now) }, "finished": true };
         self.within(async {
             let Collections { requests, ids, .. } = self.ready().await?;
             let found = ids.find(due.clone()).projection(doc! { "_id": 1 }).limit(limit);
@@ -659,7 +659,7 @@ impl fmt::Debug for MongoStore {
 /// What is text, and not none. An index of these alone is one that a search for a text can use: that the field then
 /// exists, which would be the plainer condition, is more than every server concludes.
 fn some_text() -> Document {
-    doc! { "$gt": "" }
+    doc! { "$gte": "" }
 }
 
 /// Gives an operation [`OPERATION_TIMEOUT`].
