@@ -428,6 +428,38 @@ async fn a_manager_that_dies_leaves_no_request_behind_in_its_own_file() {
 }
 
 /// A manager and three signers in processes of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_a_request_do_not_hold_up_a_manager_that_stops() {
+    let _turn = turn().await;
+    let installation = Installation::new();
+    installation.keygen();
+    let manager = installation.start("manager", &[]);
+    // There are no signers.
+    let began = Instant::now();
+    let id = loop {
+        match submit(&installation, "nobody signs this").await {
+            Some(id) => break id,
+            None => assert!(began.elapsed() < START, "{}", manager.log()),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let url = installation.url();
+    let waits = tokio::spawn({
+        let signature = format!("{url}/signature/{id}?wait=60s");
+        async move { get(&signature).await.unwrap().0 }
+    });
+    let mut events = reqwest::get(format!("{url}/requests/{id}/events")).await.unwrap();
+    let first = events.chunk().await.unwrap().unwrap();
+    assert!(first.starts_with(b"event: status"), "{first:?}");
+    let began = Instant::now();
+    manager.stop();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "it stopped after {took:?}");
+    assert_eq!(waits.await.unwrap(), 202);
+    assert_eq!(events.chunk().await.unwrap(), None, "the stream ends in good order");
+    installation.clean_up().await;
+}
+
 async fn one_each(installation: &Installation) -> (Process, [Process; 3]) {
     let manager = installation.start("manager", &[]);
     let signers = ["1", "2", "3"].map(|index| installation.start("signer", &["--index", index]));

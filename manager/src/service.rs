@@ -101,6 +101,8 @@ pub struct Shared {
     pub rehearsals: Rehearsals,
     /// One for each request that may be followed.
     pub streams: Arc<Semaphore>,
+    /// Connections are about to end: nobody waits for anything any more.
+    pub closing: CancellationToken,
     store: Arc<dyn Store>,
 }
 
@@ -150,6 +152,7 @@ impl Manager {
             gate,
             rehearsals: Rehearsals::default(),
             streams,
+            closing: CancellationToken::new(),
             store,
         });
         let manager = Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
@@ -199,6 +202,12 @@ impl Manager {
         if let Some(certificate) = certificate {
             self.spawn(|_| certificate.follow());
         }
+        // Whoever waits is answered, and does not hold up the end.
+        let (closing, stopped) = (self.shared.closing.clone(), stop.clone());
+        self.spawn(|_| async move {
+            stopped.cancelled().await;
+            closing.cancel();
+        });
         // The API's end is the other's: until then somebody may want to know how it is.
         let over = CancellationToken::new();
         let watch = async {

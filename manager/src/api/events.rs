@@ -80,17 +80,21 @@ fn follow(followed: Followed) -> impl Stream<Item = Result<Event, Infallible>> {
 }
 
 impl Followed {
-    /// The request once it is not as it was; `None` when there is nobody to ask, or no more time.
+    /// The request once it is not as it was; `None` when there is nobody to ask, no more time, or the manager stops.
     async fn change(&self) -> Option<Arc<Request>> {
         let said = &self.request;
         loop {
             let left = self.until.checked_duration_since(Instant::now())?;
             let changed = |progress: &Progress| *progress != said.progress;
-            // A store that is away for a while is waited for.
-            match self.shared.coordinator.wait_until(said.id, left, changed).await {
+            let waited = tokio::select! {
+                waited = self.shared.coordinator.wait_until(said.id, left, changed) => waited,
+                () = self.shared.closing.cancelled() => return None,
+            };
+            match waited {
                 Ok(Some(request)) if request.progress != said.progress => return Some(request),
                 Ok(Some(_)) => {}
                 Ok(None) => return None,
+                // A store that is away for a while is waited for.
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
             }
         }

@@ -189,7 +189,10 @@ pub async fn signature(
     let patience = wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?;
     let mut request = find(&shared, &caller, id).await?;
     if patience > Duration::ZERO && !request.progress.state.is_finished() {
-        let waited = shared.coordinator.wait(request.id, patience).await?;
+        let waited = tokio::select! {
+            waited = shared.coordinator.wait(request.id, patience) => waited?,
+            () = shared.closing.cancelled() => Some(request),
+        };
         request = waited.ok_or(Kind::UnknownRequest)?;
     }
     match &request.progress.state {
