@@ -15,6 +15,8 @@ use tss_client::types::{
 };
 use tss_client::{Client, Error, Hex, HexBytes};
 use tss_common::config::{Config, StoreKind};
+use tss_common::telemetry::Label as _;
+use tss_manager::api::problem::Kind;
 use tss_mpc::{Dkls23, Threshold};
 use tssctl::network::{Network, NetworkOptions};
 use uuid::Uuid;
@@ -190,4 +192,12 @@ async fn what_the_manager_refuses_is_an_error_of_its_kind() {
         assert_eq!((told, with.as_u16()), (kind, status));
     }
     signing.network.stop().await.unwrap();
+}
+
+#[test]
+fn every_kind_of_problem_that_a_manager_has_is_one_that_the_client_knows() {
+    for kind in Kind::ALL {
+        let known: ProblemKind = serde_json::from_value(kind.as_str().into()).unwrap();
+        assert!(!matches!(known, ProblemKind::Other(_)), "{known:?}");
+    }
 }
