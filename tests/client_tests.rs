@@ -14,12 +14,14 @@ use tss_client::types::{
     SignRequest, Status, TimelineEvent, Verdict, VerifyRequest,
 };
 use tss_client::{Client, Error, Hex, HexBytes};
-use tss_common::config::{Config, StoreKind};
 use tss_common::telemetry::Label as _;
 use tss_manager::api::problem::Kind;
-use tss_mpc::{Dkls23, Threshold};
-use tssctl::network::{Network, NetworkOptions};
+use tssctl::network::Network;
 use uuid::Uuid;
+
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "support/devnet.rs"]
+mod devnet;
 
 /// How long what must happen may take. Test programs share two cores.
 const SOON: Duration = Duration::from_secs(60);
@@ -34,17 +36,7 @@ struct Signing {
 impl Signing {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            manager_port: 0,
-            data_dir: folder.path().to_owned(),
-            store: StoreKind::Embedded,
-            ..Config::default()
-        };
-        let threshold = Threshold::new(2, 3).unwrap();
-        let shares = tssctl::keygen::generate(&Dkls23, &config.cluster, &config.key, threshold).unwrap();
-        let identities = tssctl::keygen::identities(threshold);
-        let options = NetworkOptions { config, shares, identities, rabbitmq_uri: None, mongodb_uri: None };
-        let network = Network::start(options).await.unwrap();
+        let network = devnet::start(devnet::config(folder.path())).await;
         let client = Client::builder(network.url()).build().unwrap();
         Self { network, client, _folder: folder }
     }

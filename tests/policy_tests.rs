@@ -12,12 +12,16 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tss_client::Client;
 use tss_client::types::{self, Approval, RequestFilter, RequestStatus, SignRequest, Status, Verdict};
-use tss_common::config::{Config, StoreKind};
+use tss_common::config::Config;
 use tss_common::intent::{Encoding, HashAlgorithm, Wish};
 use tss_mpc::{Dkls23, ShareDocument, SignerIndex, Threshold};
 use tssctl::approver;
-use tssctl::network::{Network, NetworkOptions};
+use tssctl::network::Network;
 use uuid::Uuid;
+
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "support/devnet.rs"]
+mod devnet;
 
 /// How long what must happen may take. Test programs share two cores.
 const SOON: Duration = Duration::from_secs(60);
@@ -45,24 +49,12 @@ impl Signing {
         let keys = Keys::generate(&folder);
         let file = folder.path().join("policy.toml");
         std::fs::write(&file, policy(&keys)).unwrap();
-        let mut config = Config {
-            manager_port: 0,
-            data_dir: folder.path().to_owned(),
-            store: StoreKind::Embedded,
-            policy_file: Some(file.clone()),
-            ..Config::default()
-        };
+        let mut config = devnet::config(folder.path());
+        config.policy_file = Some(file.clone());
         edit(&mut config);
         let shares =
             SHARES.iter().map(|(&index, share)| (index, ShareDocument::from_json(share).unwrap())).collect();
-        let options = NetworkOptions {
-            config: config.clone(),
-            shares,
-            identities: tssctl::keygen::identities(tss_mpc::Threshold::new(2, 3).unwrap()),
-            rabbitmq_uri: None,
-            mongodb_uri: None,
-        };
-        let network = Network::start(options).await.unwrap();
+        let network = devnet::start_with(config.clone(), shares).await;
         let client = Client::builder(network.url()).build().unwrap();
         (Self { network, client, config, policy: file, folder }, keys)
     }

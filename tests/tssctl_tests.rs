@@ -17,10 +17,11 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tss_common::config::{Config, StoreKind};
-use tss_mpc::{Dkls23, Threshold};
-use tssctl::network::{Network, NetworkOptions};
+use tssctl::network::Network;
 
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "support/devnet.rs"]
+mod devnet;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "support/installation.rs"]
 mod processes;
@@ -78,17 +79,7 @@ fn private(file: &Path, text: &str) {
 
 /// A network of a 2-of-3 key.
 async fn network(folder: &Path) -> Network {
-    let config = Config {
-        manager_port: 0,
-        data_dir: folder.join("network"),
-        store: StoreKind::Embedded,
-        ..Config::default()
-    };
-    let threshold = Threshold::new(2, 3).unwrap();
-    let shares = tssctl::keygen::generate(&Dkls23, &config.cluster, &config.key, threshold).unwrap();
-    let identities = tssctl::keygen::identities(threshold);
-    let options = NetworkOptions { config, shares, identities, rabbitmq_uri: None, mongodb_uri: None };
-    Network::start(options).await.unwrap()
+    devnet::start(devnet::config(&folder.join("network"))).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod auth;
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "../support/devnet.rs"]
+mod devnet;
 mod load;
 mod network;
 mod openapi;

@@ -8,12 +8,12 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tss_common::bus::memory::MemoryBus;
-use tss_common::config::{Config, StoreKind};
+use tss_common::config::Config;
 use tss_common::identity::Roster;
 use tss_manager::{Manager, ManagerOptions, store};
-use tss_mpc::{Dkls23, Threshold};
-use tssctl::network::{Network, NetworkOptions};
+use tssctl::network::Network;
 
+use crate::devnet;
 use crate::tokens::ask_for_tokens;
 
 /// How long an answer may take. Test programs share two cores.
@@ -40,26 +40,21 @@ impl Api {
 
     /// As [`Api::start`], with a configuration that is changed, for which there is a folder.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config, &Path)) -> Self {
-        let (folder, mut config, threshold) = parts();
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = devnet::config(folder.path());
         change(&mut config, folder.path());
-        let options = NetworkOptions {
-            shares: tssctl::keygen::generate(&Dkls23, &config.cluster, &config.key, threshold).unwrap(),
-            identities: tssctl::keygen::identities(threshold),
-            config,
-            rabbitmq_uri: None,
-            mongodb_uri: None,
-        };
-        let network = Network::start(options).await.unwrap();
+        let network = devnet::start(config).await;
         Self { url: network.url(), network: Some(network), http: client(), _folder: folder }
     }
 
     /// Starts a manager alone, that waits for its signers; it ends with the test.
     pub(crate) async fn without_signers() -> Self {
-        let (folder, config, threshold) = parts();
+        let folder = tempfile::tempdir().unwrap();
+        let config = devnet::config(folder.path());
         let options = ManagerOptions {
             store: store::open(&config).unwrap(),
+            roster: Roster::of(&tssctl::keygen::identities(devnet::threshold(&config))).unwrap(),
             config,
-            roster: Roster::of(&tssctl::keygen::identities(threshold)).unwrap(),
             bus: MemoryBus::new(),
             registry: prometheus::Registry::new(),
         };
@@ -121,18 +116,6 @@ impl Api {
             network.stop().await.unwrap();
         }
     }
-}
-
-fn parts() -> (TempDir, Config, Threshold) {
-    let folder = tempfile::tempdir().unwrap();
-    let config = Config {
-        manager_port: 0,
-        data_dir: folder.path().to_owned(),
-        store: StoreKind::Embedded,
-        ..Config::default()
-    };
-    let threshold = Threshold::new(config.threshold, config.total_parties).unwrap();
-    (folder, config, threshold)
 }
 
 fn client() -> reqwest::Client {

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tss_common::config::{Config, StoreKind};
-use tss_mpc::{Dkls23, Threshold};
-use tssctl::network::{Network, NetworkOptions};
+use tssctl::network::Network;
 
+use crate::devnet;
 use crate::tokens::{ask_for_tokens, claims, token};
 
 /// How long an answer may take. Test programs share two cores.
@@ -32,22 +31,9 @@ impl Api {
     /// Starts a network with a new key.
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut config = Config {
-            manager_port: 0,
-            data_dir: folder.path().to_owned(),
-            store: StoreKind::Embedded,
-            ..Config::default()
-        };
+        let mut config = devnet::config(folder.path());
         ask_for_tokens(&mut config, folder.path());
-        let threshold = Threshold::new(config.threshold, config.total_parties).unwrap();
-        let options = NetworkOptions {
-            shares: tssctl::keygen::generate(&Dkls23, &config.cluster, &config.key, threshold).unwrap(),
-            identities: tssctl::keygen::identities(threshold),
-            config,
-            rabbitmq_uri: None,
-            mongodb_uri: None,
-        };
-        let network = Network::start(options).await.unwrap();
+        let network = devnet::start(config).await;
         Self { url: network.url(), network, _folder: folder }
     }
 
