@@ -4,15 +4,10 @@
 //! files are everybody's: what they show is asked of the API, with the reader's token.
 
 use axum::Router;
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-};
-use axum::response::{IntoResponse, Redirect};
+use axum::response::Redirect;
 use axum::routing::get;
 
-/// What a browser lets the page do: use its own files, and ask this manager.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+use super::page::served;
 
 /// A file, and where it is served.
 #[derive(Clone, Copy)]
@@ -51,21 +46,9 @@ const FILES: [File; 10] = [
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     // The page names its files relative to itself; a `/` at the end would make them others.
     let routes = Router::new().route("/console/", get(|| async { Redirect::permanent("../console") }));
-    FILES
-        .into_iter()
-        .fold(routes, |routes, file| routes.route(file.path, get(move || async move { served(file) })))
-}
-
-/// Not kept by browsers: a manager's files go with its API.
-fn served(file: File) -> impl IntoResponse {
-    let headers = [
-        (CONTENT_TYPE, file.content_type),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (REFERRER_POLICY, "no-referrer"),
-        (CACHE_CONTROL, "no-store"),
-    ];
-    (headers, file.text)
+    FILES.into_iter().fold(routes, |routes, file| {
+        routes.route(file.path, get(move || async move { served(file.content_type, file.text) }))
+    })
 }
 
 #[cfg(test)]

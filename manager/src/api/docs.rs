@@ -6,15 +6,11 @@ use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::header;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use utoipa::openapi::OpenApi;
 
+use super::page::served;
 use super::problem::{Kind, Problem};
-
-/// All that the page may do: run its own script, and ask where it came from.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The document as JSON, made once.
 #[derive(Clone)]
@@ -51,7 +47,7 @@ pub async fn openapi(Extension(Document(json)): Extension<Document>) -> Response
     responses((status = 200, description = "The page.", body = String, content_type = "text/html")),
 )]
 pub async fn page() -> Response {
-    served("text/html; charset=utf-8", Bytes::from_static(include_bytes!("docs/page.html")))
+    served("text/html; charset=utf-8", include_str!("docs/page.html"))
 }
 
 /// What the page is made with
@@ -70,24 +66,8 @@ pub async fn page() -> Response {
 )]
 pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     match name.as_ref().map(|Path(name)| name.as_str()) {
-        Ok("page.css") => {
-            Ok(served("text/css; charset=utf-8", Bytes::from_static(include_bytes!("docs/page.css"))))
-        }
-        Ok("page.js") => {
-            Ok(served("text/javascript; charset=utf-8", Bytes::from_static(include_bytes!("docs/page.js"))))
-        }
+        Ok("page.css") => Ok(served("text/css; charset=utf-8", include_str!("docs/page.css"))),
+        Ok("page.js") => Ok(served("text/javascript; charset=utf-8", include_str!("docs/page.js"))),
         _ => Err(Kind::NoSuchRoute.into()),
     }
-}
-
-fn served(content_type: &'static str, content: Bytes) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        // Another version of this program may answer next.
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, content).into_response()
 }

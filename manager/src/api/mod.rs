@@ -15,6 +15,7 @@
 //! | [`body`] | what the bodies of all have in common |
 //! | [`problem`] | every answer that is not what was asked for |
 //! | [`docs`] | `GET /openapi.json`, `/docs`: what all this is, for programs and for people |
+//! | [`page`] | how both pages are served |
 //! | [`document`] | what the document of the API says beside what each route declares of itself |
 //! | [`schema`] | how values of other crates stand in it |
 //!
@@ -50,6 +51,7 @@ pub mod health;
 pub mod keys;
 pub mod listing;
 pub mod overview;
+pub mod page;
 pub mod problem;
 pub mod requests;
 pub mod schema;
