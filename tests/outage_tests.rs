@@ -444,18 +444,19 @@ async fn those_who_wait_for_a_request_do_not_hold_up_a_manager_that_stops() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     let url = installation.url();
-    let waits = tokio::spawn({
-        let signature = format!("{url}/signature/{id}?wait=60s");
-        async move { get(&signature).await.unwrap().0 }
-    });
-    let mut events = reqwest::get(format!("{url}/requests/{id}/events")).await.unwrap();
+    // It has asked, and is waiting, when it has had no answer for a while.
+    let client = reqwest::Client::new();
+    let mut waits = tokio::spawn(client.get(format!("{url}/signature/{id}?wait=60s")).send());
+    let answered = tokio::time::timeout(Duration::from_secs(2), &mut waits).await;
+    assert!(answered.is_err(), "{answered:?}");
+    let mut events = client.get(format!("{url}/requests/{id}/events")).send().await.unwrap();
     let first = events.chunk().await.unwrap().unwrap();
     assert!(first.starts_with(b"event: status"), "{first:?}");
     let began = Instant::now();
     manager.stop();
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "it stopped after {took:?}");
-    assert_eq!(waits.await.unwrap(), 202);
+    assert_eq!(waits.await.unwrap().unwrap().status(), 202);
     assert_eq!(events.chunk().await.unwrap(), None, "the stream ends in good order");
     installation.clean_up().await;
 }
