@@ -144,6 +144,13 @@ pub enum Event {
     Import(NewShare),
     /// A key's signers made new shares of it, one of them for this signer.
     Renew(NewShare),
+    /// It signs with its new share from here on; the one before is gone.
+    Settled {
+        /// The key's id.
+        key: String,
+        /// The new share's epoch.
+        epoch: u64,
+    },
 }
 
 /// A share that a signer has been given.
@@ -212,6 +219,7 @@ impl Event {
             Self::Keygen(_) => "keygen",
             Self::Import(_) => "import",
             Self::Renew(_) => "renew",
+            Self::Settled { .. } => "settled",
         }
     }
 
@@ -226,7 +234,8 @@ impl Event {
             | Self::Policy { .. }
             | Self::Keygen(_)
             | Self::Import(_)
-            | Self::Renew(_) => None,
+            | Self::Renew(_)
+            | Self::Settled { .. } => None,
         }
     }
 }
@@ -930,6 +939,7 @@ mod tests {
             Event::Keygen(new_share(1)),
             Event::Import(new_share(1)),
             Event::Renew(new_share(2)),
+            Event::Settled { key: "default".into(), epoch: 2 },
         ]
     }
 

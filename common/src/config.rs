@@ -141,11 +141,21 @@ pub struct Limits {
     pub rate: u32,
     /// How many calls may come at once, after a pause.
     pub burst: u32,
+    /// How many seconds a signer lets pass between two refreshes of its share, whoever asks.
+    pub refresh_pause: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { active: 48, pending: 10_000, sessions: 256, connections: 4096, rate: 1000, burst: 5000 }
+        Self {
+            active: 48,
+            pending: 10_000,
+            sessions: 256,
+            connections: 4096,
+            rate: 1000,
+            burst: 5000,
+            refresh_pause: 60,
+        }
     }
 }
 
@@ -524,7 +534,7 @@ impl Config {
         if self.retention_hours == 0 {
             return wrong("retention_hours", "expected at least 1 hour".into());
         }
-        let Limits { active, pending, sessions, connections, rate, burst } = self.limits;
+        let Limits { active, pending, sessions, connections, rate, burst, refresh_pause: _ } = self.limits;
         if active == 0 || pending == 0 || sessions == 0 || connections == 0 || burst == 0 {
             return wrong("limits", "expected at least 1 of each, but for `rate`".into());
         }
@@ -550,6 +560,11 @@ impl Config {
     /// [`Config::signing_timeout`] as a duration.
     pub fn signing_timeout(&self) -> Duration {
         Duration::from_secs(self.signing_timeout.into())
+    }
+
+    /// [`Limits::refresh_pause`] as a duration.
+    pub fn refresh_pause(&self) -> Duration {
+        Duration::from_secs(self.limits.refresh_pause.into())
     }
 
     /// [`Config::attempt_timeout`] as a duration.

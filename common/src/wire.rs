@@ -75,6 +75,28 @@ pub struct Rehearsal {
     pub rehearsal: Attempt,
 }
 
+/// What a refresh is asked for with: new shares of a key, for the same signers, while the old ones sign on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refresh {
+    /// Names it: fresh, so that no two are taken for one.
+    pub id: Uuid,
+    /// The cluster.
+    pub cluster: String,
+    /// The key's id.
+    pub key: String,
+    /// The epoch that ends.
+    pub epoch: u64,
+    /// When it is given up.
+    pub expires: Timestamp,
+}
+
+/// Manager to every signer: refresh the key, all together.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RefreshOrder {
+    /// What is asked.
+    pub refresh: Refresh,
+}
+
 /// What a manager asks of a signer.
 #[derive(Clone, Debug)]
 pub enum Order {
@@ -82,6 +104,8 @@ pub enum Order {
     Sign(Attempt),
     /// To say what it would do.
     Rehearse(Attempt),
+    /// To make new shares.
+    Refresh(Refresh),
 }
 
 impl Order {
@@ -91,9 +115,10 @@ impl Order {
     /// [`WireError`] when it is of another version or no order: what is wrong with it as an attempt.
     pub fn read(bytes: &[u8]) -> Result<Self, WireError> {
         // Attempts are many, long and waited for: they are not read twice.
-        from_json(bytes).map(Self::Sign).or_else(|error| match from_json(bytes) {
-            Ok(Rehearsal { rehearsal }) => Ok(Self::Rehearse(rehearsal)),
-            Err(_) => Err(error),
+        from_json(bytes).map(Self::Sign).or_else(|error| {
+            let rehearsal = from_json(bytes).map(|Rehearsal { rehearsal }| Self::Rehearse(rehearsal));
+            let refresh = || from_json(bytes).map(|RefreshOrder { refresh }| Self::Refresh(refresh));
+            rehearsal.or_else(|_| refresh()).map_err(|_| error)
         })
     }
 }
@@ -184,6 +209,45 @@ pub struct Heartbeat {
     pub banned: BTreeSet<SignerIndex>,
     /// It is about to stop: give it nothing new.
     pub stopping: bool,
+    /// The shares that it signs with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Commitment>,
+    /// The shares of the next epoch, which it has stored, and does not sign with until all signers have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Commitment>,
+    /// The last refresh that it was asked for since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refreshing>,
+}
+
+/// What all shares that were made together have in common, and no others: a hash of the key, the epoch and every signer's
+/// public share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Commitment(#[serde(with = "hex::serde")] pub [u8; 32]);
+
+/// How far a signer is with a refresh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshing {
+    /// Which.
+    pub id: Uuid,
+    /// How far.
+    pub step: RefreshStep,
+}
+
+/// The steps of a refresh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefreshStep {
+    /// The signers tell each other which shares they have.
+    Meeting,
+    /// They make new ones.
+    Dealing,
+    /// The signer has stored its own, and waits until all have.
+    Stored,
+    /// It signs with them.
+    Done,
+    /// The refresh ended before, and the signer signs on with what it had. Says why.
+    Failed(String),
 }
 
 /// How often a signer says that it is alive.
@@ -304,6 +368,10 @@ mod tests {
         assert!(from_json::<Attempt>(&bytes).is_err());
         assert!(matches!(Order::read(&bytes).unwrap(), Order::Rehearse(_)));
         assert!(matches!(Order::read(&to_json(&attempt).unwrap()).unwrap(), Order::Sign(_)));
+        let (cluster, key, expires) = ("c".into(), "k".into(), Timestamp::UNIX_EPOCH);
+        let refresh = Refresh { id: Uuid::from_u128(7), cluster, key, epoch: 1, expires };
+        let bytes = to_json(&RefreshOrder { refresh: refresh.clone() }).unwrap();
+        assert!(matches!(Order::read(&bytes).unwrap(), Order::Refresh(read) if read == refresh));
         let misspelt =
             String::from_utf8(to_json(&attempt).unwrap().to_vec()).unwrap().replace("dkls23", "dkls32");
         let error = Order::read(misspelt.as_bytes()).unwrap_err().to_string();
