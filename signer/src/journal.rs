@@ -82,6 +82,8 @@ enum Kind {
     Begin(SessionId),
     /// Never again sign with these, and why.
     Ban(BTreeSet<SignerIndex>, String),
+    /// Hold a share of this epoch from now on, and none of an earlier one.
+    Hold(u64),
     /// Only the events.
     Note,
     /// No more after this.
@@ -165,6 +167,15 @@ impl Journal {
     ) -> Result<(), JournalError> {
         self.banned.lock().unwrap_or_else(PoisonError::into_inner).extend(&signers);
         self.write(Kind::Ban(signers, reason), events).await
+    }
+
+    /// The signer signs with a share of this epoch from now on, and with none of an earlier one; durable when it returns,
+    /// with the events that go with it.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`]: the next start finds the epoch in the share.
+    pub async fn hold(&self, epoch: u64, events: Vec<Event>) -> Result<(), JournalError> {
+        self.write(Kind::Hold(epoch), events).await
     }
 
     /// Writes events to the audit log; durable when it returns. When that fails, it is tried again with
@@ -268,7 +279,7 @@ impl Writer {
     /// Writes a batch; yields what to tell each.
     fn write(&mut self, batch: Vec<Work>) -> Vec<Answer> {
         let (mut answers, mut events, mut notes) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
-        let mut sessions = BTreeSet::new();
+        let (mut sessions, mut epoch) = (BTreeSet::new(), None);
         for Work { kind, events: own, done } in batch {
             let result = match kind {
                 Kind::Begin(session) => match self.is_used(session) {
@@ -281,6 +292,11 @@ impl Writer {
                 },
                 Kind::Ban(signers, reason) => {
                     self.unwritten.push(Ban { signers, reason, events: own });
+                    Ok(())
+                }
+                Kind::Hold(held) => {
+                    epoch = epoch.max(Some(held));
+                    notes.extend(own);
                     Ok(())
                 }
                 Kind::Note | Kind::Close => {
@@ -296,7 +312,7 @@ impl Writer {
         let written = match self.audit.append(&events) {
             Ok(head) => {
                 self.unnoted.clear();
-                self.commit(&sessions, head)
+                self.commit(&sessions, epoch, head)
             }
             Err(error) => {
                 self.keep(notes, &error);
@@ -328,9 +344,14 @@ impl Writer {
         })
     }
 
-    /// Commits sessions, bans and the audit log's head, if there is anything to guard.
-    fn commit(&mut self, sessions: &BTreeSet<SessionId>, head: Head) -> Result<(), String> {
-        if sessions.is_empty() && self.unwritten.is_empty() {
+    /// Commits sessions, bans, the epoch and the audit log's head, if there is anything to guard.
+    fn commit(
+        &mut self,
+        sessions: &BTreeSet<SessionId>,
+        epoch: Option<u64>,
+        head: Head,
+    ) -> Result<(), String> {
+        if sessions.is_empty() && epoch.is_none() && self.unwritten.is_empty() {
             return Ok(());
         }
         let mut unwritten = std::mem::take(&mut self.unwritten);
@@ -352,6 +373,9 @@ impl Writer {
                     for signer in &ban.signers {
                         bans.insert((id, public_key.as_str(), signer.get()), ban.reason.as_str())?;
                     }
+                }
+                if let Some(epoch) = epoch {
+                    write.open_table(EPOCHS)?.insert((id, public_key.as_str()), epoch)?;
                 }
                 write.open_table(AUDIT)?.insert((), (head.entries, head.hash))?;
             }
@@ -482,6 +506,17 @@ mod tests {
         assert_eq!(entries(), 4);
         journal.note(vec![event()]).await.unwrap();
         assert_eq!(entries(), 5);
+    }
+
+    #[tokio::test]
+    async fn an_epoch_that_is_held_from_some_time_on_ends_those_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path(), 0, 1).unwrap();
+        journal.hold(2, vec![event()]).await.unwrap();
+        journal.close().await;
+        let error = format!("{:#}", open(dir.path(), 0, 1).err().expect("it is refused"));
+        assert!(error.contains("epoch 1, but this signer has held epoch 2"), "{error}");
+        assert!(open(dir.path(), 0, 2).is_ok());
     }
 
     #[tokio::test]

@@ -139,7 +139,7 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
     let taking = take_rounds(rounds, context.request, inbox, &party);
 
     let end = Instant::now() + patience;
-    let patience = Patience { join: end, end, rejoin: Some(REJOIN) };
+    let patience = Patience { join: end, end, rejoin: Some(REJOIN), silence: None };
     let setup = {
         let (cluster, key) = (cluster.clone(), key.clone());
         move |session| KeygenSetup { session, cluster, key, index, threshold }

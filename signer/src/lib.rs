@@ -5,6 +5,8 @@
 //! | [`service`] | what a signer listens to, and what it answers |
 //! | [`keygen`] | its part in making a key, or in taking one over |
 //! | [`ceremony`] | the same as a program does it, from the configuration to the share file |
+//! | [`refresh`] | its part in making new shares while the old ones sign on |
+//! | [`holding`] | which shares it has meanwhile |
 //! | [`session`] | one session, from the first nonce to the output |
 //! | [`router`] | which message belongs to which session |
 //! | [`policy`] | what this signer signs, and what not |
@@ -22,12 +24,14 @@ pub mod backup;
 pub mod ceremony;
 pub mod compute;
 pub mod foreign_file;
+mod holding;
 pub mod http;
 pub mod identity_file;
 pub mod journal;
 pub mod keygen;
 pub mod metrics;
 pub mod policy;
+mod refresh;
 pub mod report;
 pub mod router;
 pub mod secret_file;

@@ -21,6 +21,7 @@ use tss_signer::keygen::{Renewal, Source};
 use tss_signer::metrics::Metrics;
 use tss_signer::report::{self, IdentityReport, ShareReport};
 use tss_signer::secret_file::Protection;
+use tss_signer::share_file::ShareFile;
 use tss_signer::{Signer, SignerOptions, http, identity_file, share_file};
 
 /// As it names itself, in metrics and in traces too.
@@ -183,11 +184,16 @@ async fn run(config: &Path, index: Option<u8>) -> anyhow::Result<()> {
     let name = index.map_or("signers".into(), |index| format!("signer {index}"));
     let bus = process::rabbitmq(&config, &name)?;
 
+    let mut files = config.key_files();
     let mut signers = Vec::with_capacity(shares.len());
     for share in shares {
         let identity = identities.remove(&share.core.index).context("an identity for each share")?;
+        let file = files.remove(&share.core.index);
+        let share_file = file.map(|file| ShareFile::new(file, config.age_identity_file.clone()));
         let options = SignerOptions {
             share,
+            share_file,
+            refresh_pause: config.refresh_pause(),
             identity,
             roster: roster.clone(),
             engine: engine.clone(),
@@ -404,14 +410,13 @@ fn load_shares(config: &Config, index: Option<u8>) -> anyhow::Result<Vec<ShareDo
         let share = share_file::load(file, &expected, config.age_identity_file.as_deref())
             .context("no share to sign with (`tssctl keygen` makes a new key)")?;
         if let Some(first) = shares.first() {
+            // Epochs may differ: where a refresh was settled by some of them, the others will follow.
             anyhow::ensure!(
-                (first.core.public_key, first.epoch) == (share.core.public_key, share.epoch),
-                "share file {}: it holds a share of public key {} at epoch {}: expected {} at epoch {}, as the others",
+                first.core.public_key == share.core.public_key,
+                "share file {}: it holds a share of public key {}: expected {}, as the others",
                 file.display(),
                 share.core.public_key,
-                share.epoch,
                 first.core.public_key,
-                first.epoch,
             );
         }
         shares.push(share);

@@ -76,8 +76,8 @@ impl ShareReport {
     }
 }
 
-/// A hash over all that the shares of one key have in common.
-fn commitment(share: &ShareDocument) -> [u8; 32] {
+/// A hash over all that the shares of one key at one epoch have in common.
+pub(crate) fn commitment(share: &ShareDocument) -> [u8; 32] {
     let core = &share.core;
     // Whose part is in it can sign with it.
     let engines = share.engines.dkls23.as_ref().map_or("", |_| EngineId::Dkls23.as_str());

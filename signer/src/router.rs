@@ -17,9 +17,8 @@ use uuid::Uuid;
 
 use crate::metrics::Dropped;
 
-/// How many messages a session takes from one signer. The longest protocol, key generation, has a join
-/// and nine others.
-const FROM_EACH: usize = 16;
+/// How many messages a session takes from one signer. The longest protocol, making new shares, has fewer than half of it.
+const FROM_EACH: usize = 32;
 
 /// How many messages wait for one session at most.
 const INBOX: usize = FROM_EACH * MAX_SIGNERS as usize;

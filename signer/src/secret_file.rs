@@ -141,19 +141,33 @@ pub(crate) fn decrypt_once(
     Ok(plain)
 }
 
-/// `AGE-SECRET-KEY-…` lines, or else a first line that is a passphrase.
+/// What an identity file holds.
+enum Keys {
+    X25519(Vec<age::x25519::Identity>),
+    Passphrase(SecretString),
+}
+
+/// What an identity file opens with.
 pub(crate) fn read_identities(file: &Path) -> Result<Vec<Box<dyn age::Identity>>, Problem> {
+    Ok(match read_keys(file)? {
+        Keys::X25519(keys) => keys.into_iter().map(|key| Box::new(key) as Box<dyn age::Identity>).collect(),
+        Keys::Passphrase(passphrase) => vec![Box::new(age::scrypt::Identity::new(passphrase))],
+    })
+}
+
+/// `AGE-SECRET-KEY-…` lines, or else a first line that is a passphrase.
+fn read_keys(file: &Path) -> Result<Keys, Problem> {
     let wrong = |problem: String| Problem::Age(format!("age identity file {}: {problem}", file.display()));
     let bytes = read_private(file).map_err(|problem| wrong(problem.to_string()))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| wrong("it is not text".into()))?;
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     if lines().any(|line| line.starts_with("AGE-SECRET-KEY-")) {
         let parse = |line: &str| line.parse::<age::x25519::Identity>().map_err(|error| wrong(error.into()));
-        return lines().map(|line| Ok(Box::new(parse(line)?) as Box<dyn age::Identity>)).collect();
+        return lines().map(parse).collect::<Result<_, _>>().map(Keys::X25519);
     }
     let passphrase =
         lines().next().ok_or_else(|| wrong("expected AGE-SECRET-KEY-… or a passphrase".into()))?;
-    Ok(vec![Box::new(age::scrypt::Identity::new(SecretString::from(passphrase.to_owned())))])
+    Ok(Keys::Passphrase(SecretString::from(passphrase.to_owned())))
 }
 
 /// Writes a new file that only its owner can read. A file that is there already is never replaced: it
@@ -170,10 +184,74 @@ pub fn write_new(file: &Path, content: Zeroizing<Vec<u8>>, protection: &Protecti
         let _ = std::fs::remove_file(file);
         return Err(error.into());
     }
-    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        File::open(folder)?.sync_all()?;
+    sync_folder(file)?;
+    Ok(())
+}
+
+/// Writes a file that only its owner can read, in the place of one that may be there: at any time there is the old one, or
+/// the new one whole.
+pub(crate) fn write_whole(
+    file: &Path,
+    content: Zeroizing<Vec<u8>>,
+    protection: &Protection,
+) -> Result<(), Problem> {
+    let draft = draft(file);
+    // One that a crash has left is not whole.
+    remove(&draft)?;
+    write_new(&draft, content, protection)?;
+    rename(&draft, file)
+}
+
+/// That [`write_whole`] could write this file.
+pub(crate) fn check_writable(file: &Path) -> Result<(), Problem> {
+    let draft = draft(file);
+    remove(&draft)?;
+    write_new(&draft, Zeroizing::default(), &Protection::None)?;
+    remove(&draft)
+}
+
+fn draft(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".draft");
+    name.into()
+}
+
+/// Moves a file to the place of another; durable when it returns.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Problem> {
+    std::fs::rename(from, to)?;
+    sync_folder(to)?;
+    Ok(())
+}
+
+/// Removes a file, if it is there; durable when it returns.
+pub(crate) fn remove(file: &Path) -> Result<(), Problem> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => sync_folder(file)?,
     }
     Ok(())
+}
+
+fn sync_folder(file: &Path) -> std::io::Result<()> {
+    match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// How another file is protected for whoever opens this one: not at all if it is not, and otherwise to all that the identity
+/// file holds.
+pub(crate) fn protection_of(file: &Path, age_identity: Option<&Path>) -> Result<Protection, Problem> {
+    if !is_encrypted(&read_private(file)?) {
+        return Ok(Protection::None);
+    }
+    let identities = age_identity.ok_or(Problem::Encrypted)?;
+    Ok(match read_keys(identities)? {
+        Keys::X25519(keys) => {
+            Protection::Recipients(keys.iter().map(|key| key.to_public().to_string()).collect())
+        }
+        Keys::Passphrase(passphrase) => Protection::Passphrase(passphrase),
+    })
 }
 
 pub(crate) fn encrypt(

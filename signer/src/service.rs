@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,15 +26,18 @@ use tss_common::trace::TraceParent;
 use tss_common::wire::{
     self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Order, Outcome, Rehearsed, Verdict,
 };
-use tss_mpc::{Engine, EngineId, SessionId, ShareDocument, SignSetup, Signature, SignerIndex, SigningShare};
+use tss_mpc::{Engine, EngineId, SessionId, ShareDocument, SignSetup, Signature, SignerIndex};
 use uuid::Uuid;
 
 use crate::compute::Compute;
+use crate::holding::{Held, Holding};
 use crate::journal::{HeldKey, Journal};
 use crate::metrics::{Dropped, Metrics, SessionEnd, SignerMetrics};
 use crate::policy::{PolicyFile, PolicyInfo};
+use crate::refresh::Refresher;
 use crate::router::Router;
 use crate::session::{self, Done, Failure, Party, Patience};
+use crate::share_file::{Expected, ShareFile};
 
 /// How many protocol messages may be on their way into the process at once.
 const ROUNDS_IN_FLIGHT: u16 = 512;
@@ -53,6 +56,10 @@ const REPORT_FOR: Duration = Duration::from_secs(120);
 pub struct SignerOptions {
     /// Its share.
     pub share: ShareDocument,
+    /// Where the share is, if it is in a file: a refresh needs that.
+    pub share_file: Option<ShareFile>,
+    /// How long it takes no part in another refresh.
+    pub refresh_pause: Duration,
     /// Its identity.
     pub identity: Identity,
     /// Everybody's.
@@ -82,14 +89,14 @@ pub struct Signer {
 
 struct Inner {
     cluster: String,
-    key: KeyAnnouncement,
     engine: EngineId,
     instance: Uuid,
-    share: Arc<dyn SigningShare>,
-    party: Party,
-    router: Router,
+    holding: Arc<Holding>,
+    party: Arc<Party>,
+    router: Arc<Router>,
     journal: Journal,
     policy: PolicyFile,
+    refresher: Arc<Refresher>,
 }
 
 impl Signer {
@@ -101,6 +108,8 @@ impl Signer {
     pub async fn start(options: SignerOptions) -> anyhow::Result<Self> {
         let SignerOptions {
             share,
+            share_file,
+            refresh_pause,
             identity,
             roster,
             engine,
@@ -118,14 +127,10 @@ impl Signer {
         let endpoint = Endpoint::new(&share.cluster, index, identity, roster).map_err(anyhow::Error::msg)?;
         let held = HeldKey { id: share.key.clone(), public_key: core.public_key, epoch: share.epoch };
         let journal = Journal::open(&data_dir, index, Some(held))?;
-        let key = KeyAnnouncement {
-            id: share.key.clone(),
-            epoch: share.epoch,
-            scheme: share.scheme,
-            threshold: core.threshold,
-            public_key: core.public_key,
-            chain_code: core.chain_code,
-        };
+        let next = share_file.as_ref().map(|file| next_share(file, &share)).transpose()?.flatten();
+        let next = next.map(|next| Held::open(&*engine, &next)).transpose()?;
+        let held = Held::open(&*engine, &share)?;
+        let key = held.key.clone();
         metrics.key(&key.id, key.epoch);
         metrics.banned(journal.banned().len());
         let opened = Event::Opened {
@@ -136,16 +141,29 @@ impl Signer {
             public_key: key.public_key,
         };
         journal.note(vec![opened]).await.context("the signer cannot write its audit log")?;
+        let holding = Arc::new(Holding::new(held, next));
+        let party = Arc::new(Party { endpoint: Arc::new(endpoint), bus, compute, metrics });
+        let router = Arc::new(Router::default());
         let inner = Arc::new(Inner {
             cluster: share.cluster.clone(),
-            key,
             engine: engine.id(),
             instance: Uuid::new_v4(),
-            share: engine.open(&share)?,
-            party: Party { endpoint: Arc::new(endpoint), bus, compute, metrics },
-            router: Router::default(),
-            journal,
+            holding: holding.clone(),
+            party: party.clone(),
+            router: router.clone(),
+            journal: journal.clone(),
             policy,
+            refresher: Arc::new(Refresher {
+                cluster: share.cluster.clone(),
+                engine,
+                party,
+                router,
+                journal,
+                holding,
+                file: share_file,
+                pause: refresh_pause,
+                turn: Mutex::default(),
+            }),
         });
         let signer = Self { inner, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let (bus, me) = (&signer.inner.party.bus, index);
@@ -157,10 +175,10 @@ impl Signer {
         signer.spawn(Inner::send_heartbeats);
         signer.spawn(|inner, stop| async move { inner.policy.watch(&stop).await });
         signer.spawn(Inner::note_policies);
+        signer.spawn(|inner, stop| inner.refresher.clone().watch(stop));
         tracing::info!(
-            signer = %index, key = %signer.inner.key.id, epoch = signer.inner.key.epoch,
-            public_key = %signer.inner.key.public_key, threshold = %signer.inner.key.threshold,
-            "signer started; {}", signer.inner.policy
+            signer = %index, key = %key.id, epoch = key.epoch, public_key = %key.public_key,
+            threshold = %key.threshold, "signer started; {}", signer.inner.policy
         );
         Ok(signer)
     }
@@ -273,8 +291,16 @@ impl Inner {
                     TraceParent::adopt(attempt.traceparent, &span);
                     tasks.spawn(self.clone().serve(attempt, delivery).instrument(span));
                 }
+                Ok(Order::Refresh(refresh)) => {
+                    // Whoever wants it asks again, should this process end: it does not come back.
+                    delivery.ack();
+                    let span =
+                        tracing::info_span!("refresh", signer = %self.party.index(), refresh = %refresh.id);
+                    let refresher = self.refresher.clone();
+                    tasks.spawn(async move { refresher.take_part(refresh).await }.instrument(span));
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "an attempt that cannot be read was set aside");
+                    tracing::warn!(%error, "an order that cannot be read was set aside");
                     delivery.reject();
                 }
             }
@@ -286,7 +312,7 @@ impl Inner {
         if attempt.expires <= Timestamp::now() {
             return;
         }
-        let judged = self.check_terms(attempt).and_then(|()| {
+        let judged = self.check_terms(attempt, &self.holding.current().key).and_then(|()| {
             let allowed = self.policy.rehearse(attempt, Timestamp::now());
             allowed.map_err(Ending::from)
         });
@@ -309,7 +335,9 @@ impl Inner {
             return delivery.ack();
         }
         let mut session = None;
-        let ending = match self.check(&attempt) {
+        // The same from the check to the signature, should the next take its place meanwhile.
+        let held = self.holding.current();
+        let ending = match self.check(&attempt, &held.key) {
             Err(ending) => {
                 if let Ending::Refused(reason) = &ending {
                     self.note(vec![refused(&attempt, reason)]).await;
@@ -322,7 +350,7 @@ impl Inner {
                     return delivery.ack();
                 };
                 self.metrics().sessions_active(self.router.active());
-                let result = self.sign(&attempt, approvers, messages).await;
+                let result = self.sign(&attempt, &held, approvers, messages).await;
                 self.router.close(key);
                 self.metrics().sessions_active(self.router.active());
                 session = match &result {
@@ -344,6 +372,7 @@ impl Inner {
     async fn sign(
         &self,
         attempt: &Attempt,
+        held: &Held,
         approvers: Vec<String>,
         messages: mpsc::Receiver<Letter>,
     ) -> Result<Done<Signature>, Failure> {
@@ -361,7 +390,7 @@ impl Inner {
         };
         let now = Instant::now().into_std();
         let end = now + remaining(attempt);
-        let patience = Patience { join: end.min(now + JOIN_TIMEOUT), end, rejoin: None };
+        let patience = Patience { join: end.min(now + JOIN_TIMEOUT), end, rejoin: None, silence: None };
         let claim = |session| {
             let accepted = Event::Accepted {
                 request: attempt.request,
@@ -374,7 +403,7 @@ impl Inner {
             };
             self.journal.begin(session, vec![accepted])
         };
-        let share = self.share.clone();
+        let share = held.share.clone();
         let (quorum, digest, path) =
             (attempt.quorum.clone(), attempt.intent.digest, attempt.intent.path.clone());
         let begin = move |session| share.sign(SignSetup { session, quorum, digest, path });
@@ -452,14 +481,14 @@ impl Inner {
     /// Whether this signer takes part in an attempt; yields whose approvals the policy counted. The
     /// manager is not trusted with the digest: it is computed here, from the message. The policy comes
     /// last: what is of no use does not count for its rate.
-    fn check(&self, attempt: &Attempt) -> Result<Vec<String>, Ending> {
-        self.check_terms(attempt)?;
+    fn check(&self, attempt: &Attempt, key: &KeyAnnouncement) -> Result<Vec<String>, Ending> {
+        self.check_terms(attempt, key)?;
         Ok(self.policy.check(attempt, Timestamp::now())?)
     }
 
     /// The same without the policy.
-    fn check_terms(&self, attempt: &Attempt) -> Result<(), Ending> {
-        let (intent, key) = (&attempt.intent, &self.key);
+    fn check_terms(&self, attempt: &Attempt, key: &KeyAnnouncement) -> Result<(), Ending> {
+        let intent = &attempt.intent;
         let unable = |reason: String| Err(Ending::Unable(reason));
         let refused = |reason: String| Err(Ending::Refused(reason));
         if intent.cluster != self.cluster || intent.key != key.id {
@@ -541,15 +570,19 @@ impl Inner {
         }
     }
 
-    /// Says that this signer is alive: regularly, and at once when the bus comes back.
+    /// Says that this signer is alive: regularly, and at once when the bus comes back or its shares change.
     async fn send_heartbeats(self: Arc<Self>, stop: CancellationToken) {
         let mut state = self.party.bus.state();
+        let mut shares = self.holding.changes();
         let mut ticks = interval(HEARTBEAT);
         loop {
             self.metrics().bus_up(*state.borrow_and_update() == BusState::Up);
+            shares.borrow_and_update();
             self.announce(false).await;
             tokio::select! {
                 _ = ticks.tick() => {}
+                // The sender lives as long as `self`.
+                _ = shares.changed() => {}
                 changed = state.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return self.announce(true).await,
             }
@@ -557,15 +590,19 @@ impl Inner {
     }
 
     async fn announce(&self, stopping: bool) {
+        let held = self.holding.current();
         let heartbeat = Heartbeat {
             signer: self.party.index(),
             instance: self.instance,
             at: Timestamp::now(),
-            key: self.key.clone(),
+            key: held.key.clone(),
             engines: vec![self.engine],
             sessions: u32::try_from(self.router.active()).unwrap_or(u32::MAX),
             banned: self.journal.banned(),
             stopping,
+            shares: Some(held.commitment),
+            next: self.holding.next().map(|next| next.commitment),
+            refresh: self.holding.refresh(),
         };
         self.tell(&heartbeat, Notice::Heartbeat, "no heartbeat was sent").await;
     }
@@ -583,6 +620,23 @@ impl Inner {
             tracing::debug!(%error, lost);
         }
     }
+}
+
+/// The share that a refresh has left beside this one, to take its place once all signers have theirs.
+fn next_share(file: &ShareFile, share: &ShareDocument) -> anyhow::Result<Option<ShareDocument>> {
+    let ShareDocument { cluster, key, epoch, core, .. } = share;
+    let expected = Expected { cluster, key, index: core.index, threshold: core.threshold };
+    let Some(next) = file.load_next(&expected)? else { return Ok(None) };
+    let (expected, found) = (epoch.checked_add(1), (next.core.public_key, next.epoch));
+    anyhow::ensure!(
+        expected.is_some_and(|expected| found == (core.public_key, expected)),
+        "{file} has a share of public key {} at epoch {} waiting beside it: expected the epoch after {epoch} of {}, or none \
+         (move it away)",
+        next.core.public_key,
+        next.epoch,
+        core.public_key
+    );
+    Ok(Some(next))
 }
 
 /// Whether a cluster and a key can have these names: others would be written to the audit log, however

@@ -54,6 +54,15 @@ pub struct Patience {
     pub end: Instant,
     /// How often the own nonce is shown again, to parties that were not there yet. `None` for once.
     pub rejoin: Option<Duration>,
+    /// How long nobody may say anything once all are there. `None` for as long as it takes.
+    pub silence: Option<Duration>,
+}
+
+impl Patience {
+    /// Until when a message is waited for.
+    fn until(&self) -> Instant {
+        self.silence.map_or(self.end, |silence| self.end.min(Instant::now() + silence))
+    }
 }
 
 /// A session that ended without an output.
@@ -247,7 +256,9 @@ impl Session<'_> {
             let letter = loop {
                 let letter = match early.next() {
                     Some(letter) => letter,
-                    None => receive(messages, self.patience.end).await.ok_or_else(|| machine.timed_out())?,
+                    None => {
+                        receive(messages, self.patience.until()).await.ok_or_else(|| machine.timed_out())?
+                    }
                 };
                 match self.accept(&letter) {
                     None => break letter,

@@ -1,6 +1,8 @@
 //! Share documents as files.
 
-use std::path::Path;
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use tss_mpc::{ShareDocument, SignerIndex, Threshold};
 
@@ -56,4 +58,182 @@ fn check(document: &ShareDocument, expected: &Expected<'_>) -> Result<(), Proble
 pub fn save(file: &Path, document: &ShareDocument, protection: &Protection) -> Result<(), SecretFileError> {
     let write = || secret_file::write_new(file, document.to_json()?, protection);
     write().map_err(|problem: Problem| problem.at(WHAT, file))
+}
+
+/// The file of a running signer's share, and beside it, while a refresh is not settled, that of the next one:
+/// `….next`. At any time either holds a whole share or is not there.
+#[derive(Clone, Debug)]
+pub struct ShareFile {
+    file: PathBuf,
+    age_identity: Option<PathBuf>,
+}
+
+impl fmt::Display for ShareFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "share file {}", self.file.display())
+    }
+}
+
+impl ShareFile {
+    /// This file, and what opens it if it is encrypted.
+    pub fn new(file: PathBuf, age_identity: Option<PathBuf>) -> Self {
+        // What a link leads to is what is to be replaced.
+        Self { file: file.canonicalize().unwrap_or(file), age_identity }
+    }
+
+    /// The share that the signer signs with.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] saying what is wrong.
+    pub fn load(&self, expected: &Expected<'_>) -> Result<ShareDocument, SecretFileError> {
+        load(&self.file, expected, self.age_identity.as_deref())
+    }
+
+    /// The next share, if there is one.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] saying what is wrong.
+    pub fn load_next(&self, expected: &Expected<'_>) -> Result<Option<ShareDocument>, SecretFileError> {
+        let next = self.next();
+        match next.symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            _ => load(&next, expected, self.age_identity.as_deref()).map(Some),
+        }
+    }
+
+    /// That a next share could be written: its folder may be one that is only read.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] saying what is wrong.
+    pub fn check_writable(&self) -> Result<(), SecretFileError> {
+        secret_file::check_writable(&self.next()).map_err(|problem| problem.at(WHAT, &self.next()))
+    }
+
+    /// Writes the next share, as protected as the one that is there; durable when it returns.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] saying what is wrong.
+    pub fn save_next(&self, document: &ShareDocument) -> Result<(), SecretFileError> {
+        let write = || {
+            let protection = secret_file::protection_of(&self.file, self.age_identity.as_deref())?;
+            secret_file::write_whole(&self.next(), document.to_json()?, &protection)
+        };
+        write().map_err(|problem: Problem| problem.at(WHAT, &self.next()))
+    }
+
+    /// Removes the next share, if there is one; durable when it returns.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] saying what is wrong.
+    pub fn discard_next(&self) -> Result<(), SecretFileError> {
+        secret_file::remove(&self.next()).map_err(|problem| problem.at(WHAT, &self.next()))
+    }
+
+    /// Puts the next share in the place of the one that is there, which is gone then; durable when it returns.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] saying what is wrong: either stands there then.
+    pub fn settle(&self) -> Result<(), SecretFileError> {
+        secret_file::rename(&self.next(), &self.file).map_err(|problem| problem.at(WHAT, &self.file))
+    }
+
+    fn next(&self) -> PathBuf {
+        let mut name = self.file.clone().into_os_string();
+        name.push(".next");
+        name.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use age::secrecy::{ExposeSecret as _, SecretString};
+    use tss_mpc::local::{Machines, run_local};
+    use tss_mpc::{Dkls23, Engine as _, KeygenSetup, SessionId};
+
+    use super::*;
+
+    fn share(epoch: u64) -> ShareDocument {
+        let threshold = Threshold::new(2, 2).unwrap();
+        let machines: Machines<ShareDocument> = threshold
+            .signers()
+            .map(|index| {
+                let (cluster, key, session) = ("c".to_owned(), "k".to_owned(), SessionId([1; 32]));
+                (index, Dkls23.keygen(KeygenSetup { session, cluster, key, index, threshold }).unwrap())
+            })
+            .collect();
+        ShareDocument { epoch, ..run_local(machines).unwrap().into_values().next().unwrap() }
+    }
+
+    fn expected() -> Expected<'static> {
+        let threshold = Threshold::new(2, 2).unwrap();
+        Expected { cluster: "c", key: "k", index: SignerIndex::MIN, threshold }
+    }
+
+    fn private(file: &Path, content: &str) {
+        std::fs::write(file, content).unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn a_next_share_waits_beside_the_other_until_it_takes_its_place_or_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("signer1.store");
+        save(&path, &share(1), &Protection::None).unwrap();
+        let file = ShareFile::new(path.clone(), None);
+        let epochs = || {
+            let next = file.load_next(&expected()).unwrap().map(|share| share.epoch);
+            (file.load(&expected()).unwrap().epoch, next)
+        };
+        file.check_writable().unwrap();
+        assert_eq!(epochs(), (1, None));
+        // What a crash has left of one that was being written is in nobody's way.
+        private(&folder.path().join("signer1.store.next.draft"), "{");
+        file.save_next(&share(2)).unwrap();
+        assert_eq!(epochs(), (1, Some(2)));
+        file.discard_next().unwrap();
+        file.discard_next().unwrap();
+        assert_eq!(epochs(), (1, None));
+        file.save_next(&share(2)).unwrap();
+        file.settle().unwrap();
+        assert_eq!(epochs(), (2, None));
+        // Without a next one the share stays.
+        let error = file.settle().unwrap_err().to_string();
+        assert!(error.contains("signer1.store"), "{error}");
+        assert_eq!(epochs(), (2, None));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_next_share_is_encrypted_as_the_one_that_it_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = age::x25519::Identity::generate();
+        let keys = folder.path().join("keys");
+        private(&keys, key.to_string().expose_secret());
+        let phrase = folder.path().join("phrase");
+        private(&phrase, "correct horse");
+        let to_key = Protection::Recipients(vec![key.to_public().to_string()]);
+        let to_phrase = Protection::Passphrase(SecretString::from("correct horse".to_owned()));
+        for (name, protection, identity) in [("a", to_key, &keys), ("b", to_phrase, &phrase)] {
+            let path = folder.path().join(name);
+            save(&path, &share(1), &protection).unwrap();
+            let error = ShareFile::new(path.clone(), None).save_next(&share(2)).unwrap_err().to_string();
+            assert!(error.contains("encrypted"), "{error}");
+            let file = ShareFile::new(path.clone(), Some(identity.clone()));
+            file.save_next(&share(2)).unwrap();
+            let next = std::fs::read(folder.path().join(format!("{name}.next"))).unwrap();
+            assert!(secret_file::is_encrypted(&next));
+            file.settle().unwrap();
+            assert_eq!(file.load(&expected()).unwrap().epoch, 2);
+        }
+    }
+
+    #[test]
+    fn a_share_in_a_folder_that_is_not_there_has_no_next_one() {
+        let file = ShareFile::new("/nowhere/signer1.store".into(), None);
+        let error = file.check_writable().unwrap_err().to_string();
+        assert!(error.contains("/nowhere/signer1.store.next"), "{error}");
+    }
 }
