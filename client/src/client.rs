@@ -18,9 +18,9 @@ use crate::events;
 use crate::token::Token;
 use crate::tries::Tries;
 use crate::types::{
-    Accepted, BatchOutcome, BatchRequest, DryRun, Health, Key, KeyList, ListedRequest, Overview, Problem,
-    Ready, RequestDetail, RequestFilter, RequestPage, SignRequest, Signed, SigningResult, Status, Verified,
-    VerifyRequest,
+    Accepted, BatchOutcome, BatchRequest, DryRun, Health, Key, KeyList, KeyRefresh, ListedRequest, Overview,
+    Problem, Ready, Refresh, RequestDetail, RequestFilter, RequestPage, SignRequest, Signed, SigningResult,
+    Status, Verified, VerifyRequest,
 };
 
 /// The longest request body that the manager takes, in bytes.
@@ -318,6 +318,25 @@ impl Client {
     /// [`Error`].
     pub async fn key(&self, id: &str, path: Option<&str>) -> Result<Key, Error> {
         self.read(&Call { query: at(path), ..Call::get(&["keys", id]) }, self.tries()).await
+    }
+
+    /// Has all signers of a key make new shares of it together, while they sign on with those that they have. Yields the
+    /// refresh that is under way, if there is one.
+    ///
+    /// # Errors
+    /// [`Error`]; of kind `unavailable` when a signer is missing.
+    pub async fn refresh_key(&self, id: &str) -> Result<Refresh, Error> {
+        let path = ["keys", id, "refresh"];
+        let call = Call { method: Method::POST, ..Call::get(&path) };
+        self.read(&call, self.tries()).await
+    }
+
+    /// How far the signers of a key are with new shares of it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn key_refresh(&self, id: &str) -> Result<KeyRefresh, Error> {
+        self.get(&["keys", id, "refresh"]).await
     }
 
     /// Whether a signature is one, in the manager's eyes.

@@ -28,7 +28,7 @@
 //!
 //! A call that meets a manager which is away, starting or busy is made again, later and later, for as long as
 //! [`ClientBuilder::retry_for`] says. That is safe for all of them: `POST /sign` always carries an idempotency key, and
-//! asking twice with one key is asking once.
+//! asking twice with one key is asking once; and a refresh of a key's shares that is under way is not begun again.
 //!
 //! Answers are trusted for nothing but their shape. Whoever must not believe the manager compares
 //! [`Signed::public_key`](types::Signed::public_key) with the key as it was printed when it was made, and checks the

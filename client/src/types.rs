@@ -395,6 +395,65 @@ pub struct Addresses {
     pub bitcoin_p2wpkh: String,
 }
 
+/// A refresh that the signers have been told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refresh {
+    /// The key's id.
+    pub key: String,
+    /// Which refresh it is.
+    pub refresh: Uuid,
+    /// The epoch that ends with it.
+    pub epoch: u64,
+}
+
+/// How far the signers of a key are with new shares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRefresh {
+    /// The key's id.
+    pub key: String,
+    /// The epoch on record.
+    pub epoch: u64,
+    /// All signers, in the order of their indices.
+    pub signers: Vec<RefreshingSigner>,
+}
+
+/// How far a signer is, by its own word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefreshingSigner {
+    /// Its index, from 1.
+    pub signer: u8,
+    /// Whether it is heard; else this is what it said last, if it has ever been heard.
+    pub live: bool,
+    /// The epoch of the shares that it signs with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The last refresh that it was asked for since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Uuid>,
+    /// How far it is with that one. A signer that started again since it stored a new share is at `Stored`, of no refresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<RefreshStep>,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+names! {
+    /// How far a signer is with a refresh.
+    pub enum RefreshStep, "step" {
+        /// The signers tell each other which shares they have.
+        Meeting = "meeting",
+        /// They make new ones.
+        Dealing = "dealing",
+        /// The signer has stored its own, and waits until all have.
+        Stored = "stored",
+        /// It signs with it.
+        Done = "done",
+        /// The refresh ended before, and the signer signs on with what it had.
+        Failed = "failed",
+    }
+}
+
 /// A signature that may be one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyRequest {

@@ -180,6 +180,8 @@ struct Experience {
     charged: BTreeMap<SignerIndex, u32>,
     /// Those who will not sign it, and why.
     refused: BTreeMap<SignerIndex, String>,
+    /// The key's epoch at the last attempt.
+    epoch: u64,
 }
 
 impl Experience {
@@ -221,6 +223,15 @@ impl Experience {
         for signer in signers {
             let charged = self.charged.entry(signer).or_default();
             *charged = charged.saturating_add(thousandths);
+        }
+    }
+
+    /// Forgets what signers are charged with when the key's epoch is another one: not all of them begin it at the same
+    /// moment, and an attempt in between fails for the fault of none. As a later epoch takes t signers, fewer cannot clear
+    /// themselves.
+    fn enter(&mut self, epoch: u64) {
+        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+            self.charged.clear();
         }
     }
 
@@ -668,7 +679,7 @@ impl Coordinator {
         outcomes: &mut mpsc::Receiver<Outcome>,
         experience: &mut Experience,
     ) -> Verdict {
-        let mut changes = self.presence.changes();
+        let mut changes = (self.presence.changes(), self.keys.changes());
         let Some(key) = self.keys.get(&request.intent.key) else {
             self.wait_for_signers(&mut changes, request).await;
             return Verdict::Retry("no signer holds the key".into());
@@ -683,6 +694,7 @@ impl Coordinator {
         if let Some(reason) = experience.refusal(key.threshold) {
             return Verdict::Failed(reason);
         }
+        experience.enter(key.epoch);
         let (excluded, charged) = (experience.excluded(), &experience.charged);
         let Some(assignment) = self.presence.choose(&key, self.options.engine, &excluded, charged) else {
             self.wait_for_signers(&mut changes, request).await;
@@ -787,9 +799,18 @@ impl Coordinator {
         None
     }
 
-    async fn wait_for_signers(&self, changes: &mut watch::Receiver<()>, request: &Request) {
-        // An error or a timeout means to look again.
-        let _ = timeout(left(request).min(Duration::from_secs(1)), changes.changed()).await;
+    /// Waits until it may be worth another look at the signers and their key.
+    async fn wait_for_signers(
+        &self,
+        (presence, keys): &mut (watch::Receiver<()>, watch::Receiver<()>),
+        request: &Request,
+    ) {
+        // A timeout means to look again, and so does an error.
+        tokio::select! {
+            () = sleep(left(request).min(Duration::from_secs(1))) => {}
+            _ = presence.changed() => {}
+            _ = keys.changed() => {}
+        }
     }
 
     async fn send_attempt(&self, attempt: &Attempt) -> Result<(), Verdict> {
@@ -1020,6 +1041,7 @@ mod tests {
     use tss_mpc::{DerivationPath, Threshold};
 
     use super::*;
+    use crate::presence::tests::{heartbeat, index};
     use crate::store::Idempotency;
     use crate::store::embedded::EmbeddedStore;
 
@@ -1185,6 +1207,73 @@ mod tests {
         coordinator.adopt(request.clone());
         assert_eq!(coordinator.requests().strays.len(), STRAYS - 1);
         assert!(coordinator.deliver(&outcome(request.id, signed())));
+    }
+
+    #[test]
+    fn what_failed_in_an_epoch_is_charged_to_nobody_in_the_next() {
+        let mut experience = Experience::default();
+        experience.enter(1);
+        experience.charge(index(1), &BTreeSet::new(), &Quorum::new([index(1), index(2)]).unwrap());
+        experience.excluded.insert(index(3));
+        experience.enter(1);
+        assert_eq!(experience.charged, BTreeMap::from([(index(1), 1000)]));
+        experience.enter(2);
+        assert!(experience.charged.is_empty());
+        assert_eq!(experience.excluded(), BTreeSet::from([index(3)]), "who cheated stays one who did");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_meets_the_next_epoch_is_made_again_in_that_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = coordinator(&folder);
+        coordinator.set_store_up(true);
+        // The first answer of this store is lost, which is not what this is about.
+        coordinator.store.insert(&request(&coordinator)).await.unwrap_err();
+        let mut inboxes = Vec::new();
+        for signer in 1..=3 {
+            inboxes.push(coordinator.bus.subscribe(Address::Requests(index(signer)), 8).await.unwrap());
+        }
+        let mut next = async || {
+            let waiting = inboxes.iter_mut().map(|inbox| Box::pin(inbox.recv()));
+            let (delivery, ..) =
+                timeout(Duration::from_secs(30), futures::future::select_all(waiting)).await.unwrap();
+            let delivery = delivery.unwrap();
+            let attempt: Attempt = wire::from_json(&delivery.body).unwrap();
+            delivery.ack();
+            attempt
+        };
+        let announce = |signer, epoch| {
+            let heartbeat = heartbeat(signer, epoch, &[], false);
+            let announced = (heartbeat.signer, heartbeat.key.clone());
+            assert!(coordinator.presence.heard(heartbeat));
+            announced
+        };
+        let first = (1..=3).map(|signer| announce(signer, 1)).collect();
+        coordinator.keys.consider(&first).await.unwrap();
+        let deadline = Timestamp::now().checked_add(SignedDuration::from_secs(60)).unwrap();
+        let request = Request { deadline, idempotency: None, ..request(&coordinator) };
+        coordinator.submit(request.clone()).await.unwrap();
+
+        // Both signers of the attempt have begun the next epoch, and only one that has not is left.
+        let attempt = next().await;
+        assert_eq!((attempt.attempt, attempt.epoch), (1, 1));
+        for signer in attempt.quorum.iter() {
+            announce(signer.get(), 2);
+        }
+        for signer in attempt.quorum.iter() {
+            let ending = Ending::Unable("this signer has epoch 2".into());
+            let outcome = Outcome { request: request.id, attempt: 1, session: None, signer, ending };
+            assert!(coordinator.deliver(&outcome));
+        }
+        let second = (1..=3).map(|signer| announce(signer, 2)).collect();
+        coordinator.keys.consider(&second).await.unwrap();
+        let again = loop {
+            let attempt = next().await;
+            if attempt.attempt > 1 {
+                break attempt;
+            }
+        };
+        assert_eq!((again.request, again.attempt, again.epoch), (request.id, 2, 2));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
 use tss_common::wire::KeyAnnouncement;
 use tss_mpc::{PublicKey, SignerIndex, Threshold};
 
@@ -18,6 +19,7 @@ pub struct Keys {
     told: Option<(String, PublicKey)>,
     store: Arc<dyn Store>,
     known: Mutex<HashMap<String, KeyRecord>>,
+    changed: watch::Sender<()>,
 }
 
 /// Why a key has not been put on record.
@@ -32,7 +34,7 @@ pub enum Unrecorded {
 impl Keys {
     /// No keys yet, and only such with this threshold will do; under the id of `told`, only its public key.
     pub fn new(expected: Threshold, told: Option<(String, PublicKey)>, store: Arc<dyn Store>) -> Self {
-        Self { expected, told, store, known: Mutex::default() }
+        Self { expected, told, store, known: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
     /// The public key that the configuration tells for this id, if it is another one.
@@ -54,8 +56,14 @@ impl Keys {
         all
     }
 
+    /// Changes when a key, or a later epoch of one, is put on record.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     fn know(&self, key: KeyRecord) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key.id.clone(), key);
+        self.changed.send_replace(());
     }
 
     /// Reads what is on record.

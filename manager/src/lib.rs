@@ -8,6 +8,7 @@
 //! | [`window`] | how many attempts may be under way at the same time |
 //! | [`presence`] | which signers are alive, and which of them sign next |
 //! | [`rehearsal`] | what the signers would do |
+//! | [`refresh`] | has the signers make new shares |
 //! | [`webhooks`] | tells callers that their requests have ended |
 //! | [`pulse`] | how requests have ended lately |
 //! | [`keys`] | the cluster's keys, as they are on record |
@@ -24,6 +25,7 @@ pub mod keys;
 pub mod metrics;
 pub mod presence;
 pub mod pulse;
+pub mod refresh;
 pub mod rehearsal;
 mod server;
 pub mod service;

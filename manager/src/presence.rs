@@ -88,6 +88,7 @@ impl Presence {
             return false;
         }
         let fresh = signers.get(&index).is_none_or(|seen| !seen.is_live(now));
+        let rekeyed = signers.get(&index).is_some_and(|seen| seen.heartbeat.key != heartbeat.key);
         if let Some(seen) = signers.get(&index)
             && seen.heartbeat.instance != heartbeat.instance
         {
@@ -109,7 +110,7 @@ impl Presence {
         let penalised_until = if fresh { None } else { penalised_until };
         signers.insert(index, Seen { heartbeat, at: now, assigned, penalised_until });
         drop(signers);
-        if fresh {
+        if fresh || rekeyed {
             self.changed.send_replace(());
         }
         true
@@ -119,6 +120,12 @@ impl Presence {
     pub fn live(&self) -> Vec<Heartbeat> {
         let now = Instant::now();
         self.signers().values().filter(|seen| seen.is_live(now)).map(|seen| seen.heartbeat.clone()).collect()
+    }
+
+    /// What each signer said last, and whether it is live.
+    pub fn all(&self) -> Vec<(Heartbeat, bool)> {
+        let now = Instant::now();
+        self.signers().values().map(|seen| (seen.heartbeat.clone(), seen.is_live(now))).collect()
     }
 
     /// The live signers that hold a key and speak a protocol.
@@ -133,7 +140,7 @@ impl Presence {
         self.signers().iter().map(|(&index, seen)| (index, seen.heartbeat.at)).collect()
     }
 
-    /// Changes when a signer comes to life.
+    /// Changes when a signer comes to life, or holds another key or epoch than before.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -206,7 +213,7 @@ impl Presence {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tss_common::wire::KeyAnnouncement;
     use tss_mpc::{PublicKey, Scheme, Threshold};
     use uuid::Uuid;
@@ -215,7 +222,7 @@ mod tests {
 
     const GENERATOR: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
 
-    fn index(i: u8) -> SignerIndex {
+    pub(crate) fn index(i: u8) -> SignerIndex {
         SignerIndex::new(i).unwrap()
     }
 
@@ -223,7 +230,7 @@ mod tests {
         indices.iter().map(|&i| index(i)).collect()
     }
 
-    fn key() -> KeyRecord {
+    pub(crate) fn key() -> KeyRecord {
         KeyRecord {
             id: "default".into(),
             epoch: 1,
@@ -233,7 +240,7 @@ mod tests {
         }
     }
 
-    fn heartbeat(signer: u8, epoch: u64, banned: &[u8], stopping: bool) -> Heartbeat {
+    pub(crate) fn heartbeat(signer: u8, epoch: u64, banned: &[u8], stopping: bool) -> Heartbeat {
         let KeyRecord { id, threshold, public_key, chain_code, .. } = key();
         Heartbeat {
             signer: index(signer),
@@ -251,6 +258,9 @@ mod tests {
             sessions: 0,
             banned: set(banned),
             stopping,
+            shares: None,
+            next: None,
+            refresh: None,
         }
     }
 
@@ -314,6 +324,17 @@ mod tests {
         presence.heard(heartbeat(3, 1, &[], true));
         assert!(choose(&presence, &[], &[]).is_none());
         assert_eq!(presence.live().len(), 2);
+    }
+
+    #[test]
+    fn who_waits_for_signers_looks_again_when_one_comes_to_life_or_to_another_epoch() {
+        let presence = presence([]);
+        let mut changes = presence.changes();
+        for (epoch, changed) in [(1, true), (1, false), (2, true), (2, false)] {
+            assert!(presence.heard(heartbeat(1, epoch, &[], false)));
+            assert_eq!(changes.has_changed().unwrap(), changed, "epoch {epoch}");
+            changes.mark_unchanged();
+        }
     }
 
     #[test]

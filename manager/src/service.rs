@@ -17,7 +17,9 @@ use tss_common::bus::{Address, Bus, BusState, Subscription};
 use tss_common::config::Config;
 use tss_common::envelope::{Reader, Signed};
 use tss_common::identity::Roster;
-use tss_common::wire::{self, Ending, Heartbeat, Notice, Outcome, Rehearsed, Verdict, WireError};
+use tss_common::wire::{
+    self, Ending, Heartbeat, Notice, Outcome, RefreshStep, Refreshing, Rehearsed, Verdict, WireError,
+};
 use tss_mpc::{Abort, Threshold};
 
 use crate::api;
@@ -26,6 +28,7 @@ use crate::coordinator::{Coordinator, CoordinatorOptions};
 use crate::keys::{Keys, Unrecorded};
 use crate::metrics::{Metrics, Part};
 use crate::presence::Presence;
+use crate::refresh::Refreshes;
 use crate::rehearsal::Rehearsals;
 use crate::server;
 use crate::store::Store;
@@ -99,6 +102,8 @@ pub struct Shared {
     pub gate: Gate,
     /// The dry runs under way.
     pub rehearsals: Rehearsals,
+    /// The refreshes that were ordered.
+    pub refreshes: Refreshes,
     /// One for each request that may be followed.
     pub streams: Arc<Semaphore>,
     /// Connections are about to end: nobody waits for anything any more.
@@ -151,6 +156,7 @@ impl Manager {
             coordinator,
             gate,
             rehearsals: Rehearsals::default(),
+            refreshes: Refreshes::default(),
             streams,
             closing: CancellationToken::new(),
             store,
@@ -370,14 +376,18 @@ impl Shared {
     fn take_notice(&self, notice: Notice) -> Result<(), WireError> {
         match notice {
             Notice::Heartbeat(signed) => {
-                let heartbeat: Heartbeat = self.reader.open(&signed)?;
+                let mut heartbeat: Heartbeat = self.reader.open(&signed)?;
                 if heartbeat.signer != signed.signer {
                     return Err(WireError::Forged(heartbeat.signer));
                 }
                 if Timestamp::now().duration_since(heartbeat.at).abs() > HEARTBEAT_AGE {
                     return Err(WireError::Stale(heartbeat.at));
                 }
+                if let Some(Refreshing { step: RefreshStep::Failed(reason), .. }) = &mut heartbeat.refresh {
+                    clip(reason);
+                }
                 let at = heartbeat.at;
+                self.refreshes.heard(&heartbeat);
                 if !self.presence.heard(heartbeat) {
                     return Err(WireError::Stale(at));
                 }

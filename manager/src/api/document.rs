@@ -37,13 +37,13 @@ never changes and a `detail` that says what was expected; so are those to paths 
 const BEARER: &str = "\
 A JSON Web Token, where the manager is configured with `auth = \"jwt\"`; with `auth = \"none\"` no token is needed. Its \
 scopes (claim `scope`, separated by spaces, or the array `scp`) are `sign`, to ask for signatures and to see what one has asked \
-for; `read`, to see everybody's; and `admin`. A token may be limited to keys (`tss_keys`) and to paths that begin with certain \
+for; `read`, to see everybody's; and `admin`, to list them all and to have shares made anew. A token may be limited to keys (`tss_keys`) and to paths that begin with certain \
 prefixes (`tss_paths`).";
 
 /// Groups of routes, in the order in which they are read.
 const TAGS: [(&str, &str); 4] = [
     ("signing", "Ask for signatures, and get them."),
-    ("keys", "Public keys, their addresses, and whether a signature is one of theirs."),
+    ("keys", "Public keys, their addresses, whether a signature is one of theirs, and new shares."),
     ("watching", "For those who watch a manager: people, Kubernetes, Prometheus."),
     ("documentation", "What you read, as data and as a page."),
 ];

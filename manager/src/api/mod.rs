@@ -5,6 +5,7 @@
 //! | [`sign`] | `POST /sign`, `/sign/batch` |
 //! | [`dry_run`] | `POST /sign/dry-run` |
 //! | [`keys`] | `GET /keys`, `/keys/{id}` |
+//! | [`refresh`] | `POST /keys/{id}/refresh`, `GET /keys/{id}/refresh` |
 //! | [`verify`] | `POST /verify` |
 //! | [`requests`] | `GET /status/{id}`, `/signature/{id}`, `/signing_result/{id}` |
 //! | [`listing`] | `GET /requests`, `/requests/{id}` |
@@ -53,6 +54,7 @@ pub mod listing;
 pub mod overview;
 pub mod page;
 pub mod problem;
+pub mod refresh;
 pub mod requests;
 pub mod schema;
 pub mod sign;
@@ -103,12 +105,13 @@ fn routes(metrics: bool, guarded: impl Fn(Need, Routes) -> Routes) -> Routes {
     let any = OpenApiRouter::new()
         .routes(routes!(keys::list))
         .routes(routes!(keys::one))
+        .routes(routes!(refresh::progress))
         .routes(routes!(verify::verify));
     let mut read = OpenApiRouter::new().routes(routes!(overview::overview));
     if metrics {
         read = read.routes(routes!(health::metrics));
     }
-    let admin = OpenApiRouter::new().routes(routes!(listing::list));
+    let admin = OpenApiRouter::new().routes(routes!(listing::list)).routes(routes!(refresh::order));
     [(Need::Sign, sign), (Need::See, see), (Need::Any, any), (Need::Read, read), (Need::Admin, admin)]
         .into_iter()
         .fold(open, |routes, (need, group)| routes.merge(guarded(need, group)))

@@ -84,6 +84,9 @@ words! {
     ProblemType = Kind::ALL.iter().map(|kind| kind.urn()).collect::<Vec<_>>();
     /// What the page of the document is made with.
     DocsFile = ["page.css", "page.js"];
+    /// How far a signer is with a refresh: `meeting` the others, `dealing` new shares, `stored` when it has its own and waits
+    /// until all have, `done` when it signs with it. `failed` means that it signs on with what it had.
+    RefreshStep = ["meeting", "dealing", "stored", "done", "failed"];
     /// How far a request is. The last two are final.
     RequestStatus = ["Pending", "InProgress", "Completed", "Failed"];
 }

@@ -20,7 +20,7 @@ pub enum Need {
     See,
     /// To see what goes on: `read`.
     Read,
-    /// To see who asked for what: `admin`.
+    /// To see who asked for what, and to have shares made anew: `admin`.
     Admin,
 }
 
@@ -31,7 +31,7 @@ pub struct Scopes {
     pub sign: bool,
     /// To see everybody's requests.
     pub read: bool,
-    /// To list them, and who asked for them.
+    /// To list them, and who asked for them; to have shares made anew.
     pub admin: bool,
 }
 
