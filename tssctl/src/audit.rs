@@ -232,6 +232,7 @@ fn details(event: &Event) -> String {
                 "cluster {cluster}, key {key} at epoch {epoch}, {threshold}, public key {public_key}, session {session}"
             )
         }
+        Event::Settled { key, epoch } => format!("key {key} at epoch {epoch}, and at none before"),
     }
 }
 

@@ -110,6 +110,7 @@ pub async fn run(options: &BenchOptions) -> anyhow::Result<Report> {
         identities: keygen::identities(options.threshold),
         config: config.clone(),
         shares: duplicate(&shares)?,
+        share_files: BTreeMap::new(),
         rabbitmq_uri: options.rabbitmq_uri.clone(),
         mongodb_uri: options.mongodb_uri.clone(),
     })

@@ -61,6 +61,7 @@ pub async fn start(options: &DevnetOptions) -> anyhow::Result<Network> {
     let network = NetworkOptions {
         config,
         shares,
+        share_files: Files::in_folder(&options.data_dir, options.threshold).shares,
         identities: identities(options)?,
         rabbitmq_uri: options.rabbitmq_uri.clone(),
         mongodb_uri: options.mongodb_uri.clone(),

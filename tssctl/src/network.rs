@@ -19,6 +19,7 @@ use tss_manager::{Manager, ManagerOptions, store};
 use tss_mpc::{ShareDocument, SignerIndex};
 use tss_signer::compute::Compute;
 use tss_signer::metrics::Metrics;
+use tss_signer::share_file::ShareFile;
 use tss_signer::{Signer, SignerOptions};
 
 /// How long the parts get to find each other.
@@ -30,6 +31,8 @@ pub struct NetworkOptions {
     pub config: Config,
     /// Every signer's share.
     pub shares: BTreeMap<SignerIndex, ShareDocument>,
+    /// The files that they are in, if they are in files: a refresh needs them.
+    pub share_files: BTreeMap<SignerIndex, PathBuf>,
     /// Every signer's identity; the roster is made of them.
     pub identities: BTreeMap<SignerIndex, Identity>,
     /// RabbitMQ instead of the bus within the process.
@@ -54,7 +57,8 @@ impl Network {
     /// # Errors
     /// When a part cannot be started, or does not come up within a minute.
     pub async fn start(options: NetworkOptions) -> anyhow::Result<Self> {
-        let NetworkOptions { mut config, shares, mut identities, rabbitmq_uri, mongodb_uri } = options;
+        let NetworkOptions { mut config, shares, mut share_files, mut identities, rabbitmq_uri, mongodb_uri } =
+            options;
         let data_dir: PathBuf = config.data_dir.clone();
         std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
         config.store = if mongodb_uri.is_some() { StoreKind::Mongodb } else { StoreKind::Embedded };
@@ -79,6 +83,7 @@ impl Network {
         let engine = process::engine(config.engine);
         let compute = Compute::new()?;
         let (max_sessions, policy_file) = (config.limits.sessions, config.policy_file.clone());
+        let refresh_pause = config.refresh_pause();
         let roster = Roster::of(&identities).map_err(anyhow::Error::msg)?;
         let manager = Manager::start(ManagerOptions {
             store: store::open(&config)?,
@@ -91,8 +96,11 @@ impl Network {
         let mut signers = Vec::with_capacity(shares.len());
         for share in shares.into_values() {
             let identity = identities.remove(&share.core.index).context("an identity for each share")?;
+            let share_file = share_files.remove(&share.core.index).map(|file| ShareFile::new(file, None));
             let options = SignerOptions {
                 share,
+                share_file,
+                refresh_pause,
                 identity,
                 roster: roster.clone(),
                 engine: engine.clone(),

@@ -14,7 +14,7 @@ pub(crate) const HELP: &str = "Exit codes:
   1  it was not done, for another reason than these
   2  the command line, a profile or a file that it names is wrong
   3  the request failed and will not be signed, or the signature is invalid
-  4  the request is not signed yet
+  4  the request is not signed yet, or not all signers have new shares
   5  the manager cannot be reached
   6  the manager refuses who asks (401, 403)
   7  the manager cannot do it now (429, 503): it is busy, or a part of the network is away";
@@ -30,7 +30,7 @@ pub(crate) enum Code {
     Usage = 2,
     /// The request failed, or the signature is invalid.
     Unsigned = 3,
-    /// The request is not signed yet.
+    /// The request is not signed yet, or not all signers have new shares.
     Late = 4,
     /// The manager cannot be reached.
     Unreachable = 5,

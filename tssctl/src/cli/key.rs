@@ -1,4 +1,4 @@
-//! `key`: a whole private key, split or put together again, and its shares taken over.
+//! `key`: a whole private key, split or put together again, and its shares taken over or made anew.
 
 use std::path::PathBuf;
 
@@ -12,9 +12,13 @@ use super::backup::IdentityArguments;
 use super::exit::Failure;
 use super::network::{self, TakeOverArguments};
 use super::output::{self, Printer};
+use super::refresh::{self, RefreshArguments};
 
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
+    /// Have all signers make new shares of a key while they sign on with those that they have, and wait until they sign with
+    /// the new ones. Takes a token of an administrator.
+    Refresh(RefreshArguments),
     /// Split an existing private key into a share for each signer, offline. The signers then take the key over with `key
     /// import`.
     Split(SplitArguments),
@@ -73,6 +77,7 @@ pub(crate) struct ReconstructArguments {
 /// Runs `key`.
 pub(crate) async fn run(command: KeyCommand, printer: Printer) -> anyhow::Result<()> {
     match command {
+        KeyCommand::Refresh(arguments) => refresh::run(arguments, printer).await,
         KeyCommand::Split(arguments) => split(&arguments, printer),
         KeyCommand::Import(ImportArguments { file, take_over }) => network::import(file, take_over).await,
         KeyCommand::Reconstruct(arguments) => reconstruct(&arguments, printer),

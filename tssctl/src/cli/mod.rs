@@ -12,6 +12,7 @@
 //! | [`token`] | `token` |
 //! | [`network`] | `devnet`, `keygen`, `import-legacy`, `bench` |
 //! | [`key`] | `key`: `split`, `import`, `reconstruct` |
+//! | [`refresh`] | `key refresh` |
 //! | [`backup`] | `backup` |
 //! | [`approve`] | `approver`, `approve` |
 //! | [`audit`] | `audit` |
@@ -37,6 +38,7 @@ mod network;
 mod output;
 mod overview;
 mod profile;
+mod refresh;
 mod requests;
 mod shell;
 mod sign;
@@ -65,7 +67,8 @@ enum Command {
     /// Take over a key of `multi-party-ecdsa` (GG18, GG20), together with all its other signers, each on its own
     /// machine with its own file; writes this signer's share and prints the public key, which stays.
     ImportLegacy(network::ImportLegacyArguments),
-    /// Split an existing private key for its signers, take such a key over, or put one together again as the last resort.
+    /// Have new shares made of a key; split an existing private key for its signers, take such a key over, or put one
+    /// together again as the last resort.
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Check signers' backups, without a network and without having enough of them open in one place.

@@ -84,7 +84,7 @@ pub(crate) enum Scope {
     Sign,
     /// How everybody's requests and the network are.
     Read,
-    /// For lists of all requests.
+    /// For lists of all requests, and new shares of keys.
     Admin,
 }
 
