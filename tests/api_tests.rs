@@ -201,6 +201,7 @@ impl Signing {
         let options = NetworkOptions {
             config,
             shares: shares(),
+            share_files: BTreeMap::new(),
             identities: tssctl::keygen::identities(Threshold::new(2, 3).unwrap()),
             rabbitmq_uri: None,
             mongodb_uri: None,

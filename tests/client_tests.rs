@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tss_client::error::ProblemKind;
 use tss_client::types::{
-    BatchOutcome, HashAlgorithm, ListedRequest, PartState, Readiness, RequestFilter, RequestStatus,
-    SignRequest, Status, TimelineEvent, Verdict, VerifyRequest,
+    BatchOutcome, HashAlgorithm, ListedRequest, PartState, Readiness, RefreshStep, RequestFilter,
+    RequestStatus, SignRequest, Status, TimelineEvent, Verdict, VerifyRequest,
 };
 use tss_client::{Client, Error, Hex, HexBytes};
 use tss_common::telemetry::Label as _;
@@ -143,6 +143,23 @@ async fn what_a_manager_tells_who_watches_is_what_the_types_say() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_manager_tells_of_new_shares_is_what_the_types_say() {
+    let signing = Signing::start().await;
+    let client = &signing.client;
+    let before = client.key_refresh("default").await.unwrap();
+    assert_eq!((before.key.as_str(), before.epoch), ("default", 1));
+    assert_eq!(before.signers.iter().map(|signer| signer.signer).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(before.signers.iter().all(|signer| signer.step.is_none()), "{before:?}");
+
+    let ordered = client.refresh_key("default").await.unwrap();
+    assert_eq!((ordered.key.as_str(), ordered.epoch), ("default", 1));
+    let told = client.key_refresh("default").await.unwrap();
+    let known = |step: &Option<RefreshStep>| !matches!(step, Some(RefreshStep::Other(_)));
+    assert!(told.signers.iter().all(|signer| signer.live && known(&signer.step)), "{told:?}");
+    signing.network.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn asking_twice_with_one_key_is_asking_once() {
     let signing = Signing::start().await;
     let client = &signing.client;
@@ -177,6 +194,8 @@ async fn what_the_manager_refuses_is_an_error_of_its_kind() {
         (client.status(unknown).await.unwrap_err(), ProblemKind::UnknownRequest, 404, "No request"),
         (client.signature(unknown, SOON).await.unwrap_err(), ProblemKind::UnknownRequest, 404, "No request"),
         (client.key("a/b", None).await.unwrap_err(), ProblemKind::UnknownKey, 404, "No key"),
+        (client.refresh_key("a/b").await.unwrap_err(), ProblemKind::UnknownKey, 404, "No key"),
+        (client.key_refresh("b").await.unwrap_err(), ProblemKind::UnknownKey, 404, "No key"),
         (client.sign_batch(Vec::new()).await.unwrap_err(), ProblemKind::InvalidRequest, 422, "1 to 1000"),
     ] {
         assert!(error.to_string().contains(part), "{error}");

@@ -163,6 +163,7 @@ fn what_is_wrong_with_a_command_line_is_said_before_anybody_is_asked() {
         (&["requests", ID, "--limit", "3"], &["cannot be used with"]),
         (&["requests", "--limit", "0"], &["1..=100000"]),
         (&["requests", "--status", "Done"], &["unknown status `Done`", "Completed"]),
+        (&["key", "refresh", "--timeout", "soon"], &["--timeout", "soon"]),
     ] {
         fails(&tssctl(arguments), 2, parts);
     }
@@ -385,6 +386,42 @@ async fn requests_are_listed_watched_and_shown() {
     }
     assert_eq!(json_of(&ok(&tssctl(&["overview", "--output", "json"]).await))["active"], 2);
     assert!(asked.lock().unwrap().iter().all(|asked| asked.ends_with(" Bearer abc")), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_shares_are_waited_for_until_all_signers_have_them_or_one_has_failed() {
+    let installation = Arc::new(Installation::new());
+    // One path, and so one body for what is ordered and how far it is.
+    let told = |signers: Value| json!({"key": "default", "refresh": ID, "epoch": 1, "signers": signers});
+    let refresh = async |signers: Value, more: &[&str]| {
+        let health = json!({
+            "status": "ok", "store": "up", "bus": "up", "signers": {"live": [1, 2], "threshold": 2, "total": 2},
+            "key": {"id": "default", "epoch": 1, "public_key": format!("02{}", "11".repeat(32))},
+        });
+        let (url, _) = server(vec![
+            ("/health", 200, vec![], health.to_string()),
+            ("/keys/default/refresh", 202, vec![], told(signers).to_string()),
+        ])
+        .await;
+        run(&installation, &[&["key", "refresh", "--manager", &url], more].concat()).await
+    };
+    let signer = |signer: u8, epoch: u64, step: &str| json!({"signer": signer, "live": true, "epoch": epoch, "refresh": ID, "step": step});
+    let done = || json!([signer(1, 2, "done"), signer(2, 2, "done")]);
+    assert_eq!(ok(&refresh(done(), &[]).await), "key    default\nepoch  2\n");
+    let shown = json_of(&ok(&refresh(done(), &["default", "--output", "json"]).await));
+    assert_eq!(shown, json!({"key": "default", "epoch": 2}));
+
+    let mut failed = signer(2, 1, "failed");
+    failed["reason"] = json!("its disk is full\u{1b}[2J");
+    let output = refresh(json!([signer(1, 1, "stored"), failed]), &[]).await;
+    fails(&output, 1, &["key default has no new shares: signer 2: its disk is full\\u{1b}[2J"]);
+    let waiting = json!([signer(1, 1, "stored"), {"signer": 2, "live": false}]);
+    let output = refresh(waiting, &["--timeout", "1"]).await;
+    fails(
+        &output,
+        4,
+        &["after 1 s: signer 1 has stored its new share, signer 2 is away. It may not have failed"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use crate::network::Api;
 use crate::tokens::{ask_for_tokens, claims, token};
 
 /// What each operation takes: any of these scopes, or nothing.
-const TAKES: [(&str, &str, &[&str]); 21] = [
+const TAKES: [(&str, &str, &[&str]); 23] = [
     ("post", "/sign", &["sign"]),
     ("post", "/sign/batch", &["sign"]),
     ("post", "/sign/dry-run", &["sign"]),
@@ -24,6 +24,8 @@ const TAKES: [(&str, &str, &[&str]); 21] = [
     ("get", "/metrics", &["read"]),
     ("get", "/keys", &["sign", "read", "admin"]),
     ("get", "/keys/{id}", &["sign", "read", "admin"]),
+    ("post", "/keys/{id}/refresh", &["admin"]),
+    ("get", "/keys/{id}/refresh", &["sign", "read", "admin"]),
     ("post", "/verify", &["sign", "read", "admin"]),
     ("get", "/health", &[]),
     ("get", "/livez", &[]),
@@ -229,6 +231,10 @@ async fn a_limited_token_is_for_its_keys_and_paths_alone() {
     assert_eq!(api.ask("get", &format!("/status/{}", ids[0]), Some(&limited), None).await.status(), 200);
     assert_eq!(api.ask("get", &format!("/status/{}", ids[2]), Some(&limited), None).await.status(), 404);
     assert_eq!(api.ask("get", "/keys/default", Some(&elsewhere), None).await.status(), 404);
+    for method in ["get", "post"] {
+        let answer = api.ask(method, "/keys/default/refresh", Some(&elsewhere), None).await;
+        assert_eq!(answer.status(), 404, "{method}");
+    }
     let keys: Value = api.ask("get", "/keys", Some(&elsewhere), None).await.json().await.unwrap();
     assert_eq!(keys, json!({"keys": []}));
     let listed = |token: String| {

@@ -21,7 +21,9 @@ use tss_common::envelope::{Endpoint, Reader, Signed};
 use tss_common::identity::{Identity, Roster};
 use tss_common::intent::{HashAlgorithm, Intent};
 use tss_common::telemetry::render_metrics;
-use tss_common::wire::{self, Attempt, Ending, Outcome};
+use tss_common::wire::{
+    self, Attempt, Ending, Heartbeat, Notice, Outcome, Refresh, RefreshOrder, RefreshStep, Refreshing,
+};
 use tss_manager::{Manager, ManagerOptions, store};
 use tss_mpc::{
     Abort, Dkls23, Engine, EngineId, PublicKey, Quorum, SessionId, ShareDocument, Signature, SignerIndex,
@@ -29,6 +31,8 @@ use tss_mpc::{
 };
 use tss_signer::compute::Compute;
 use tss_signer::metrics::Metrics;
+use tss_signer::secret_file::Protection;
+use tss_signer::share_file::{self, ShareFile};
 use tss_signer::{Signer, SignerOptions};
 use uuid::Uuid;
 
@@ -130,6 +134,8 @@ pub(crate) struct Cluster {
     identities: BTreeMap<SignerIndex, Vec<u8>>,
     engines: BTreeMap<SignerIndex, Arc<dyn Engine>>,
     policy: Option<PathBuf>,
+    /// How long signers that are still to be started take no part in another refresh.
+    pub(crate) refresh_pause: Duration,
     metrics: Metrics,
     folder: TempDir,
     running: BTreeMap<SignerIndex, Signer>,
@@ -162,6 +168,7 @@ impl Cluster {
             identities,
             engines: BTreeMap::new(),
             policy: None,
+            refresh_pause: Duration::ZERO,
             folder: tempfile::tempdir().unwrap(),
             running: BTreeMap::new(),
             managing: None,
@@ -211,10 +218,22 @@ impl Cluster {
         self.folder.path().join(format!("signer{signer}"))
     }
 
+    /// The file of a signer's share, which has the key's at first.
+    pub(crate) fn share_file(&self, signer: u8) -> PathBuf {
+        let file = self.folder.path().join(format!("signer{signer}.store"));
+        if !file.exists() {
+            share_file::save(&file, &self.key.share(signer), &Protection::None).unwrap();
+        }
+        file
+    }
+
     /// What a signer starts from.
     pub(crate) fn options(&self, signer: u8) -> SignerOptions {
+        let file = self.share_file(signer);
         SignerOptions {
-            share: self.key.share(signer),
+            share: ShareDocument::from_json(&std::fs::read(&file).unwrap()).unwrap(),
+            share_file: Some(ShareFile::new(file, None)),
+            refresh_pause: self.refresh_pause,
             identity: self.identity(signer),
             roster: self.roster.clone(),
             engine: self.engines.get(&index(signer)).cloned().unwrap_or_else(|| Arc::new(Dkls23)),
@@ -377,6 +396,52 @@ impl Cluster {
         self.bus.publish(Address::Requests(index(signer)), bytes).await.unwrap();
     }
 
+    /// Tells all signers to refresh the key; yields by what name.
+    pub(crate) async fn refresh(&self, refresh: Refresh) -> Uuid {
+        for signer in self.key.threshold.signers() {
+            let bytes = wire::to_json(&RefreshOrder { refresh: refresh.clone() }).unwrap();
+            self.bus.publish(Address::Requests(signer), bytes).await.unwrap();
+        }
+        refresh.id
+    }
+
+    /// A refresh as a manager orders it.
+    pub(crate) fn new_refresh(&self, epoch: u64) -> Refresh {
+        Refresh { id: Uuid::new_v4(), cluster: CLUSTER.into(), key: KEY.into(), epoch, expires: from_now(60) }
+    }
+
+    /// What a signer said last of itself.
+    pub(crate) fn heartbeat(&self, signer: u8) -> Option<Heartbeat> {
+        let reader = Reader::new(CLUSTER, self.roster.clone());
+        let record = self.bus.record();
+        record.iter().rev().filter(|(to, _)| *to == Address::Presence).find_map(|(_, body)| {
+            let Notice::Heartbeat(signed) = wire::from_json(body).ok()? else { return None };
+            if signed.signer == index(signer) { reader.open(&signed).ok() } else { None }
+        })
+    }
+
+    /// Waits until a signer says that a refresh has come so far.
+    pub(crate) async fn until_step(&self, signer: u8, id: Uuid, is_it: impl Fn(&RefreshStep) -> bool) {
+        until(&format!("a step of signer {signer}'s"), || {
+            let Refreshing { id: of, step } = self.heartbeat(signer)?.refresh?;
+            (of == id && is_it(&step)).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until all signers sign with the shares of an epoch, and have no others.
+    pub(crate) async fn until_epoch(&self, epoch: u64) {
+        for signer in self.key.threshold.signers().map(SignerIndex::get) {
+            until(&format!("signer {signer} is at epoch {epoch}"), || {
+                let heartbeat = self.heartbeat(signer)?;
+                (heartbeat.key.epoch == epoch && heartbeat.next.is_none()).then_some(())
+            })
+            .await;
+            let share = ShareDocument::from_json(&std::fs::read(self.share_file(signer)).unwrap()).unwrap();
+            assert_eq!((share.epoch, share.core.public_key), (epoch, self.key.share(1).core.public_key));
+        }
+    }
+
     /// Tells the whole quorum of an attempt.
     pub(crate) async fn ask(&self, attempt: &Attempt) {
         for signer in attempt.quorum.iter() {
@@ -424,7 +489,12 @@ impl Cluster {
 
     /// That these signers sign.
     pub(crate) async fn signs(&self, signers: &[u8]) -> Attempt {
-        let attempt = self.attempt(signers, Uuid::new_v4().as_bytes());
+        self.signs_at(1, signers).await
+    }
+
+    /// That these signers sign with shares of an epoch.
+    pub(crate) async fn signs_at(&self, epoch: u64, signers: &[u8]) -> Attempt {
+        let attempt = Attempt { epoch, ..self.attempt(signers, Uuid::new_v4().as_bytes()) };
         self.ask(&attempt).await;
         self.is_signed(&attempt).await;
         // The others of the quorum have it too, a moment sooner or later.

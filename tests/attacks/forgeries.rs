@@ -159,6 +159,9 @@ fn heartbeat(signer: u8, at: Timestamp) -> Heartbeat {
         sessions: 0,
         banned: indices(&[2, 3]),
         stopping: false,
+        shares: None,
+        next: None,
+        refresh: None,
     }
 }
 

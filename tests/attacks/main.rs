@@ -21,6 +21,7 @@ mod cheats;
 mod forgeries;
 mod key_generation;
 mod manager_lies;
+mod refreshes;
 mod replays;
 mod requests;
 mod secrets;

@@ -125,6 +125,8 @@ impl Network {
         let index = SignerIndex::new(signer).unwrap();
         let options = SignerOptions {
             share: ShareDocument::from_json(&SHARES[&index]).unwrap(),
+            share_file: None,
+            refresh_pause: Duration::ZERO,
             identity: Identity::from_json(&self.identities[&index]).unwrap(),
             roster: self.roster.clone(),
             engine: Arc::new(Dkls23),

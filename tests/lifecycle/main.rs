@@ -6,6 +6,7 @@
 mod backups;
 mod imports;
 mod last_resort;
+mod refreshes;
 mod renewals;
 
 #[allow(dead_code, reason = "each test program uses a part of it")]

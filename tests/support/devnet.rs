@@ -26,6 +26,8 @@ pub(crate) async fn start(config: Config) -> Network {
 /// Starts a network of a key that is there.
 pub(crate) async fn start_with(config: Config, shares: BTreeMap<SignerIndex, ShareDocument>) -> Network {
     let identities = tssctl::keygen::identities(threshold(&config));
-    let options = NetworkOptions { config, shares, identities, rabbitmq_uri: None, mongodb_uri: None };
+    let share_files = BTreeMap::new();
+    let options =
+        NetworkOptions { config, shares, share_files, identities, rabbitmq_uri: None, mongodb_uri: None };
     Network::start(options).await.unwrap()
 }
