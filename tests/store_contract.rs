@@ -105,6 +105,7 @@ fn key_record(id: &str, epoch: u64) -> KeyRecord {
         threshold: Threshold::new(2, 3).unwrap(),
         public_key: public_key(),
         chain_code: [9; 32],
+        since: None,
     }
 }
 
@@ -549,7 +550,11 @@ async fn the_first_key_of_an_id_stands_until_a_later_epoch_of_it_comes(store: Sh
     let other = key_record("$a.b", u64::from(u32::MAX) + 1);
     assert_eq!(store.pin_key(&other).await.unwrap(), other);
     assert_eq!(store.keys().await.unwrap(), [other.clone(), first]);
-    let later = KeyRecord { threshold: Threshold::new(3, 5).unwrap(), ..key_record("default", 3) };
+    let later = KeyRecord {
+        threshold: Threshold::new(3, 5).unwrap(),
+        since: Some(at(7)),
+        ..key_record("default", 3)
+    };
     assert_eq!(store.pin_key(&later).await.unwrap(), later);
     assert_eq!(store.pin_key(&key_record("default", 2)).await.unwrap(), later);
     assert_eq!(store.keys().await.unwrap(), [other, later]);

@@ -311,6 +311,8 @@ config! {
     attempt_timeout: u32 = 5,
     /// Hours for which finished requests are kept.
     retention_hours: u32 = 24 * 7,
+    /// After how many hours managers have a key's shares made anew; 0 for never.
+    refresh_hours: u32 = 0,
     /// What bounds memory and work.
     limits: Limits = Limits::default(),
     /// What is logged, and how.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tss_common::wire::KeyAnnouncement;
 use tss_mpc::{PublicKey, SignerIndex, Threshold};
@@ -146,7 +147,8 @@ impl Keys {
             return Err(Unrecorded::TooFew);
         }
         let KeyAnnouncement { id, epoch, scheme: _, threshold, public_key, chain_code } = key.clone();
-        Ok(Some(KeyRecord { id, epoch, threshold, public_key, chain_code }))
+        let since = Some(Timestamp::now());
+        Ok(Some(KeyRecord { id, epoch, threshold, public_key, chain_code, since }))
     }
 }
 

@@ -237,6 +237,7 @@ pub(crate) mod tests {
             threshold: Threshold::new(2, 3).unwrap(),
             public_key: GENERATOR.parse::<PublicKey>().unwrap(),
             chain_code: [0; 32],
+            since: None,
         }
     }
 

@@ -160,6 +160,16 @@ impl Refreshes {
     }
 }
 
+/// How old shares may become, as the configuration has it; `None` for as old as they like.
+pub fn longest_age(hours: u32) -> Option<SignedDuration> {
+    (hours > 0).then(|| SignedDuration::from_hours(hours.into()))
+}
+
+/// Whether a key's shares are older than they may be. Of those of an unknown age, nobody can say that they are not.
+pub fn is_due(key: &KeyRecord, longest_age: SignedDuration, now: Timestamp) -> bool {
+    key.since.is_none_or(|since| now.duration_since(since) > longest_age)
+}
+
 /// Orders a refresh of all signers.
 async fn tell(bus: &Arc<dyn Bus>, key: &KeyRecord, refresh: Refresh) -> Result<(), Unordered> {
     let everybody = || key.threshold.signers();
@@ -287,6 +297,19 @@ mod tests {
         assert_eq!((refresh.id, refresh.cluster.as_str(), refresh.key.as_str()), (id, "tss", "default"));
         let left = refresh.expires.duration_since(Timestamp::now());
         assert!(refresh.epoch == 1 && left <= VALIDITY && left > VALIDITY / 2, "{refresh:?}");
+    }
+
+    #[test]
+    fn shares_are_due_when_they_are_too_old_or_nobody_knows_how_old() {
+        assert_eq!(longest_age(0), None);
+        let (age, now) = (longest_age(2).unwrap(), Timestamp::from_second(1_000_000).unwrap());
+        let due = |since: Option<i64>| {
+            let since = since.map(|ago| now.checked_sub(SignedDuration::from_secs(ago)).unwrap());
+            is_due(&KeyRecord { since, ..key() }, age, now)
+        };
+        assert!(due(None) && due(Some(7201)));
+        // A clock that was set back makes nothing due.
+        assert!(!due(Some(7200)) && !due(Some(0)) && !due(Some(-7201)));
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use crate::coordinator::{Coordinator, CoordinatorOptions};
 use crate::keys::{Keys, Unrecorded};
 use crate::metrics::{Metrics, Part};
 use crate::presence::Presence;
-use crate::refresh::Refreshes;
+use crate::refresh::{self, Refreshes};
 use crate::rehearsal::Rehearsals;
 use crate::server;
 use crate::store::Store;
@@ -49,6 +49,12 @@ const PRESENCE_ROUND: Duration = Duration::from_secs(1);
 
 /// How often old requests are removed.
 const EXPIRY_ROUND: Duration = Duration::from_secs(600);
+
+/// How often it is looked whether shares are to be made anew; when they are and signers are missing; and when it has been
+/// ordered, which may fail.
+const REFRESH_ROUND: Duration = Duration::from_secs(60);
+const REFRESH_WAIT: Duration = Duration::from_secs(5);
+const REFRESH_PAUSE: Duration = Duration::from_secs(900);
 
 /// How far a heartbeat's time may be from this manager's: an older one is somebody's repetition.
 const HEARTBEAT_AGE: SignedDuration = SignedDuration::from_secs(30);
@@ -165,6 +171,7 @@ impl Manager {
         manager.spawn(Shared::watch_store);
         manager.spawn(Shared::watch_signers);
         manager.spawn(Shared::expire);
+        manager.spawn(Shared::refresh_keys);
         manager.spawn(|shared| async move { shared.gate.follow().await });
         if let Some(webhooks) = webhooks {
             manager.spawn(|shared| webhooks.deliver(shared.store.clone(), shared.metrics.clone()));
@@ -313,6 +320,37 @@ impl Shared {
             tokio::select! {
                 () = sleep(PRESENCE_ROUND) => {}
                 // The sender lives as long as `self`.
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Has the shares of keys made anew that are as old as the configuration lets them become.
+    async fn refresh_keys(self: Arc<Self>) {
+        let Config { engine, cluster, refresh_hours, .. } = &self.config;
+        let Some(age) = refresh::longest_age(*refresh_hours) else { return };
+        let (mut complaint, mut changes) = (None, self.keys.changes());
+        loop {
+            let mut pause = REFRESH_ROUND;
+            for key in self.keys.all().into_iter().filter(|key| refresh::is_due(key, age, Timestamp::now())) {
+                match self.refreshes.order(&self.bus, &self.presence, *engine, cluster, &key).await {
+                    Ok(id) => {
+                        tracing::info!(key = %key.id, epoch = key.epoch, refresh = %id, "the key's shares are due");
+                        pause = REFRESH_PAUSE;
+                    }
+                    Err(error) => {
+                        pause = REFRESH_WAIT;
+                        // Once is enough to know.
+                        if complaint.as_ref() != Some(&error) {
+                            tracing::warn!(key = %key.id, %error, "the key's shares are due, and not made anew yet");
+                            complaint = Some(error);
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                // One has been found. The sender lives as long as `self`.
                 _ = changes.changed() => {}
             }
         }

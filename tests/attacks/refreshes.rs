@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tss_common::bus::Address;
+use tss_common::config::Config;
 use tss_common::envelope::Header;
 use tss_common::wire::{self, Heartbeat, Notice, Refresh, RefreshStep, Refreshing};
+use tss_manager::store::{self, KeyRecord};
 use tss_mpc::{Dkls23, Engine as _, Quorum, SessionId, ShareDocument, SignSetup, Signature};
 use tss_signer::Signer;
 use uuid::Uuid;
@@ -84,6 +86,31 @@ async fn a_key_is_refreshed_while_requests_come_and_all_of_them_are_signed() {
     std::fs::write(cluster.share_file(1), &old[0]).unwrap();
     let error = format!("{:#}", Signer::start(cluster.options(1)).await.err().expect("it is refused"));
     assert!(error.contains("epoch 1, but this signer has held epoch 3"), "{error}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shares_that_are_as_old_as_they_may_be_are_made_anew_without_being_asked() {
+    let mut cluster = Cluster::start(&TWO_OF_THREE).await;
+    let config = Config { refresh_hours: 2, ..cluster.config() };
+    let (core, hours) = (cluster.key.share(1).core, |ago: i64| from_now(-3600 * ago));
+    let record = KeyRecord {
+        id: "default".into(),
+        epoch: 1,
+        threshold: core.threshold,
+        public_key: core.public_key,
+        chain_code: core.chain_code,
+        since: Some(hours(3)),
+    };
+    store::open(&config).unwrap().pin_key(&record).await.unwrap();
+    cluster.start_manager(config).await;
+    cluster.until_epoch(2).await;
+    let record = until("the manager has the epoch on record", || {
+        cluster.managing().shared().keys.get("default").filter(|key| key.epoch == 2)
+    })
+    .await;
+    // It is not as old for some time.
+    assert!(record.since.is_some_and(|since| since > hours(1)), "{record:?}");
     cluster.stop().await;
 }
 

@@ -222,12 +222,15 @@ pub struct KeyRecord {
     /// The BIP-32 chain code of the root key.
     #[serde(with = "hex::serde")]
     pub chain_code: [u8; 32],
+    /// When this epoch was put on record; not known of records that were written before managers noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 impl KeyRecord {
     /// Whether this is a later epoch of the same key.
     pub fn succeeds(&self, earlier: &Self) -> bool {
-        let Self { id, epoch, threshold: _, public_key, chain_code } = earlier;
+        let Self { id, epoch, threshold: _, public_key, chain_code, since: _ } = earlier;
         (&self.id, &self.public_key, &self.chain_code) == (id, public_key, chain_code) && self.epoch > *epoch
     }
 }

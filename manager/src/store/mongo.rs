@@ -146,6 +146,8 @@ struct StoredKey {
     public_key: PublicKey,
     #[serde(with = "hex::serde")]
     chain_code: [u8; 32],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<Time>,
 }
 
 /// A time as text of a fixed width, so that the order of the texts is that of the times.
@@ -238,6 +240,7 @@ impl From<&KeyRecord> for StoredKey {
             threshold: key.threshold,
             public_key: key.public_key,
             chain_code: key.chain_code,
+            since: key.since.map(Time),
         }
     }
 }
@@ -250,6 +253,7 @@ impl From<StoredKey> for KeyRecord {
             threshold: stored.threshold,
             public_key: stored.public_key,
             chain_code: stored.chain_code,
+            since: stored.since.map(|time| time.0),
         }
     }
 }
