@@ -188,6 +188,9 @@ pub enum Notice {
     Rehearsed(Signed),
     /// A request has ended; its record is in the store.
     Finished(Uuid),
+    /// To signers that have not heard it: the [`Heartbeat`]s by which all of them have stored the shares that somebody signs
+    /// with now.
+    Stored(Vec<Signed>),
 }
 
 /// A signer is alive, and what it can do; signed. Sent every [`HEARTBEAT`] and at each change.

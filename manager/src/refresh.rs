@@ -1,7 +1,7 @@
 //! Refreshes: new shares of a key, which all its signers make together while the old ones sign on. A manager orders them and
 //! no more: how far they are, the signers say with their heartbeats.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -102,12 +102,20 @@ impl Refreshes {
         cluster: &str,
         key: &KeyRecord,
     ) -> Result<Uuid, Unordered> {
-        let usable = presence.usable(key, engine);
-        let missing: Vec<_> = key.threshold.signers().filter(|signer| !usable.contains(signer)).collect();
+        let live = presence.live();
+        // Some may sign with the next epoch already, and are needed by those who do not.
+        let takes_part = |heartbeat: &&Heartbeat| {
+            let held = &heartbeat.key;
+            (&held.id, held.public_key) == (&key.id, key.public_key)
+                && (held.epoch == key.epoch || Some(held.epoch) == key.epoch.checked_add(1))
+                && heartbeat.engines.contains(&engine)
+        };
+        let there: BTreeSet<_> = live.iter().filter(takes_part).map(|heartbeat| heartbeat.signer).collect();
+        let missing: Vec<_> = key.threshold.signers().filter(|signer| !there.contains(signer)).collect();
         if !missing.is_empty() {
             return Err(Unordered::Missing { missing, all: key.threshold.n(), epoch: key.epoch });
         }
-        let (id, to_tell) = self.choose(&presence.live(), cluster, key);
+        let (id, to_tell) = self.choose(&live, cluster, key);
         if let Some(refresh) = to_tell {
             tell(bus, key, refresh).await?;
             if let Some(ordered) = self.ordered().get_mut(&key.id).filter(|ordered| ordered.refresh.id == id)
@@ -283,13 +291,14 @@ mod tests {
         let error = managing.order().await.unwrap_err().to_string();
         assert!(error.starts_with("signers 2, 3 are missing: a refresh takes all 3 signers"), "{error}");
         managing.hear(2, None);
-        // With the next epoch, it is of no use for this one.
-        managing.presence.heard(heartbeat(3, 2, &[], false));
+        // With an epoch after the next it can be of no help.
+        managing.presence.heard(heartbeat(3, 3, &[], false));
         let error = managing.order().await.unwrap_err().to_string();
         assert!(error.starts_with("signer 3 is missing") && error.ends_with("epoch 1 of it"), "{error}");
         assert_eq!(managing.told().await, [[], [], []]);
 
-        managing.hear(3, None);
+        // It is before the others.
+        managing.presence.heard(heartbeat(3, 2, &[], false));
         let id = managing.order().await.unwrap();
         let told = managing.told().await;
         let refresh = told[0][0].clone();

@@ -447,6 +447,8 @@ impl Shared {
                 }
                 self.rehearsals.deliver(rehearsed);
             }
+            // Among signers.
+            Notice::Stored(_) => {}
             // Whoever waits looks for itself: a lie costs a question to the store.
             Notice::Finished(request) => self.coordinator.note_finished(request),
         }

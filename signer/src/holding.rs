@@ -47,16 +47,25 @@ pub(crate) struct Holding {
     changed: watch::Sender<()>,
 }
 
+/// A share of the next epoch, which is on the disk, too.
+#[derive(Clone)]
+pub(crate) struct Next {
+    /// The share.
+    pub(crate) held: Arc<Held>,
+    /// Whether this signer has told of it at a meeting: somebody may have found there that it is not needed.
+    pub(crate) frozen: bool,
+}
+
 struct State {
     current: Arc<Held>,
-    next: Option<Arc<Held>>,
+    next: Option<Next>,
     refresh: Option<Refreshing>,
 }
 
 impl Holding {
     /// A signer starts with these.
-    pub(crate) fn new(current: Held, next: Option<Held>) -> Self {
-        let state = State { current: Arc::new(current), next: next.map(Arc::new), refresh: None };
+    pub(crate) fn new(current: Held, next: Option<Next>) -> Self {
+        let state = State { current: Arc::new(current), next, refresh: None };
         Self { state: Mutex::new(state), changed: watch::Sender::new(()) }
     }
 
@@ -74,8 +83,8 @@ impl Holding {
         self.state().current.clone()
     }
 
-    /// The share of the next epoch, which is on the disk, too.
-    pub(crate) fn next(&self) -> Option<Arc<Held>> {
+    /// The next share, if there is one.
+    pub(crate) fn next(&self) -> Option<Next> {
         self.state().next.clone()
     }
 
@@ -97,8 +106,17 @@ impl Holding {
     /// A refresh has left a next share, which is stored.
     pub(crate) fn store(&self, id: Uuid, next: Held) {
         self.change(|state| {
-            state.next = Some(Arc::new(next));
+            state.next = Some(Next { held: Arc::new(next), frozen: false });
             state.refresh = Some(Refreshing { id, step: RefreshStep::Stored });
+        });
+    }
+
+    /// The next share is frozen.
+    pub(crate) fn freeze(&self) {
+        self.change(|state| {
+            if let Some(next) = &mut state.next {
+                next.frozen = true;
+            }
         });
     }
 
@@ -111,7 +129,7 @@ impl Holding {
     pub(crate) fn settle(&self) {
         self.change(|state| {
             if let Some(next) = state.next.take() {
-                state.current = next;
+                state.current = next.held;
             }
             // One that came to nothing did so still: this is the share of one before.
             if let Some(refresh @ Refreshing { step: RefreshStep::Stored, .. }) = &mut state.refresh {

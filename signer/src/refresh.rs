@@ -1,18 +1,23 @@
 //! New shares while the old ones sign on, in two phases.
 //!
 //! First all signers make new shares of the next epoch, and each stores its own beside the one that it signs with. Then,
-//! once every signer has said under its signature that it has stored the same, each puts its own in the place of the old
-//! one, which is gone from then on. A signer says so with every heartbeat, and hears the others' only while it has a share
-//! that waits. So a crash at any step leaves the shares of one epoch with all signers: the old ones as long as one signer
-//! has not stored its new share, and later the new ones, as soon as the signers that were away have heard the others.
+//! once every signer has said under its signature that it has stored the same, each **settles**: it puts its own in the place
+//! of the old one, which is gone from then on. A signer says what it has with every heartbeat, and hears the others' only
+//! while it has a share that waits. Whoever has settled passes on what it had heard, for those who have not, even if one of
+//! the others is never heard again.
 //!
-//! Before they make new shares, the signers meet: they tell each other, each all others the same, which shares they have
-//! ([`Standing`]). Where all have stored the same next one, only the second phase was missing, and it is made up for.
-//! Otherwise somebody has never stored it and never said so, and nobody can have put it in place: only then it is
-//! removed, before new ones are made. The session that makes those is bound to that meeting, so that nobody is in it who
-//! still has one of before.
+//! Some may have stored a share that others have not. So before they make new ones, the signers **meet**: they tell each
+//! other, each all others the same, which shares they have ([`Standing`]). Where all have the next one, they settle.
+//! Otherwise whoever has it removes it. One signer may see the meeting end so, and another never see its end. That one must
+//! not settle later on words that were said before: a next share is **frozen** before anything of it is told at a meeting,
+//! and what is frozen settles only at another meeting, or when t others sign with it, one of whom at least is honest.
+//! Whoever is honest and signs with it has settled before the meeting or at one, and then nobody honest has removed it:
+//! that takes a meeting at which all sign with the old one.
 //!
-//! Managers and the bus can have a refresh begun, kept from beginning or cut off, at any step, and no more than that.
+//! So honest signers have the shares of one epoch, or those of the next at hand, whatever t-1 others, a manager and the broker
+//! do. These can have a refresh begun, kept from beginning or cut off, at any step; and if they can choose who hears what at the
+//! end of a meeting, they can leave one honest signer with a frozen share that the others sign with already, until they all
+//! meet again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,15 +25,16 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tss_common::audit::{Event, NewShare};
 use tss_common::bus::Address;
+use tss_common::envelope::Signed;
 use tss_common::intent::hash_fields;
 use tss_common::session::{Operation, SessionContext};
 use tss_common::wire::{
-    self, Commitment, Heartbeat, KeyAnnouncement, Notice, Refresh, RefreshStep, WireError,
+    self, Commitment, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Refresh, RefreshStep, WireError,
 };
 use tss_mpc::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use tss_mpc::{
@@ -36,8 +42,8 @@ use tss_mpc::{
     Threshold,
 };
 
-use crate::holding::{Held, Holding};
-use crate::journal::Journal;
+use crate::holding::{Held, Holding, Next};
+use crate::journal::{Journal, JournalError};
 use crate::router::Router;
 use crate::session::{self, Done, Party, Patience};
 use crate::share_file::{Expected, ShareFile};
@@ -51,11 +57,17 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long a refresh may take, whatever the manager says.
 const MAX_REFRESH: Duration = Duration::from_secs(600);
 
-/// How many heartbeats may be on their way into the process at once.
-const HEARTBEATS_IN_FLIGHT: u16 = 256;
+/// How many notices may be on their way into the process at once.
+const NOTICES_IN_FLIGHT: u16 = 256;
 
-/// How often putting a share in place is tried again while the disk does not take it.
-const DISK_PAUSE: Duration = Duration::from_secs(1);
+/// How long an order waits while a share takes its place.
+const TURN: Duration = Duration::from_secs(10);
+
+/// How often what the disk or the bus did not take is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often what the others have stored is passed on in the long run.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The sessions of one refresh: they differ by the number that attempts have.
 const MEETING: u32 = 1;
@@ -75,6 +87,10 @@ pub(crate) struct Refresher {
     pub(crate) pause: Duration,
     /// When the last one began. Whoever holds this is the one that changes shares.
     pub(crate) turn: Mutex<Option<Instant>>,
+    /// One for each order that may wait for its turn.
+    pub(crate) orders: Semaphore,
+    /// What the others had said when the share that this signer signs with took its place.
+    pub(crate) stored: watch::Sender<Vec<Signed>>,
 }
 
 /// Which shares a signer has, as it tells the others when they meet.
@@ -90,9 +106,9 @@ struct Standing {
 /// What follows from a meeting.
 #[derive(Debug, PartialEq, Eq)]
 enum Course {
-    /// All have stored the same next shares: these take their place.
+    /// All have the same next shares, or sign with them: these take the place of the old ones.
     Settle,
-    /// All sign with the same shares, and nobody can have put others in place: new ones can be made.
+    /// All sign with the same shares, and not all have others: new ones can be made.
     Deal,
     /// Nothing can be done together. Says why.
     Stop(String),
@@ -101,31 +117,54 @@ enum Course {
 impl Refresher {
     /// Takes part in a refresh, and says by steps how far it is.
     pub(crate) async fn take_part(&self, refresh: Refresh) {
-        if self.holding.refresh().is_some_and(|last| last.id == refresh.id) {
+        let last = self.holding.refresh();
+        if last.as_ref().is_some_and(|last| last.id == refresh.id) {
             return tracing::debug!("a refresh came twice");
         }
-        let Ok(mut last) = self.turn.try_lock() else {
+        if last.is_some_and(|last| matches!(last.step, RefreshStep::Meeting | RefreshStep::Dealing)) {
             return tracing::warn!("a refresh is under way: another one does not begin");
+        }
+        let Ok(_place) = self.orders.try_acquire() else {
+            return tracing::warn!("too many orders: one is dropped");
         };
-        if let Err(reason) = self.go(&refresh, &mut last).await {
+        // Somebody else may be about to settle, which takes as long as the disk does.
+        let Ok(mut last) = timeout(TURN, self.turn.lock()).await else {
+            return tracing::warn!("a share is taking its place: no refresh begins");
+        };
+        let held = self.holding.current();
+        let (file, end) = match self.check(&refresh, &held, *last).await {
+            Ok(begins) => begins,
+            Err(reason) => {
+                tracing::warn!(%reason, "no refresh");
+                // Whoever waits for one that has been stored wants to know of that one.
+                if self.holding.next().is_none() {
+                    self.holding.reach(refresh.id, RefreshStep::Failed(reason));
+                }
+                // However many there are: no more than that is told of them.
+                return sleep(PAUSE).await;
+            }
+        };
+        *last = Some(Instant::now());
+        self.holding.reach(refresh.id, RefreshStep::Meeting);
+        if let Err(reason) = self.go(&refresh, &held, file, end).await {
             tracing::warn!(%reason, "the refresh ended early");
             self.holding.reach(refresh.id, RefreshStep::Failed(reason));
         }
     }
 
-    async fn go(&self, refresh: &Refresh, last: &mut Option<Instant>) -> Result<(), String> {
-        let held = self.holding.current();
-        let end = self.check(refresh, &held, *last)?;
-        let file =
-            self.file.as_ref().ok_or("its share is in no file, where a new one could take its place")?;
-        self.on_disk(file, ShareFile::check_writable).await?;
-        *last = Some(Instant::now());
-        self.holding.reach(refresh.id, RefreshStep::Meeting);
+    async fn go(&self, refresh: &Refresh, held: &Held, file: &ShareFile, end: Instant) -> Result<(), String> {
+        let ends = held.key.epoch == refresh.epoch;
+        if ends && self.holding.next().is_none() {
+            // One that was written, though the disk did not say so, has never been told of.
+            self.on_disk(file, ShareFile::discard_next).await?;
+        }
         let quorum = Quorum::new(held.key.threshold.signers()).map_err(|error| error.to_string())?;
-        let met = self.meet(refresh, &held, &quorum, end).await?;
-        match course(self.party.index(), &met.output) {
+        let met = self.meet(refresh, held, &quorum, file, end).await?;
+        match course(self.party.index(), refresh.epoch, &met.output) {
             Course::Settle => {
-                self.settle(file).await?;
+                if ends {
+                    self.settle(file, Vec::new()).await?;
+                }
                 self.holding.reach(refresh.id, RefreshStep::Done);
                 return Ok(());
             }
@@ -139,7 +178,7 @@ impl Refresher {
         }
         self.holding.reach(refresh.id, RefreshStep::Dealing);
         let Done { output: share, session } =
-            self.deal(refresh, &held, &quorum, met.session, file, end).await?;
+            self.deal(refresh, held, &quorum, met.session, file, end).await?;
         let next = Held::open(&*self.engine, &share).map_err(|error| error.to_string())?;
         let made = NewShare {
             session,
@@ -156,13 +195,19 @@ impl Refresher {
         Ok(())
     }
 
-    /// Whether this signer takes part, and until when.
-    fn check(&self, refresh: &Refresh, held: &Held, last: Option<Instant>) -> Result<Instant, String> {
+    /// Whether this signer takes part: with which file, and until when.
+    async fn check(
+        &self,
+        refresh: &Refresh,
+        held: &Held,
+        last: Option<Instant>,
+    ) -> Result<(&ShareFile, Instant), String> {
         let (cluster, key) = (&self.cluster, &held.key);
         if (&refresh.cluster, &refresh.key) != (cluster, &key.id) {
             return Err(format!("it holds key {} of cluster {cluster}, and no other", key.id));
         }
-        if refresh.epoch != key.epoch {
+        // Whoever has settled already meets those who have not.
+        if key.epoch != refresh.epoch && Some(key.epoch) != refresh.epoch.checked_add(1) {
             return Err(format!(
                 "it has epoch {}: expected the refresh to end it, not {}",
                 key.epoch, refresh.epoch
@@ -177,7 +222,10 @@ impl Refresher {
             let (since, pause) = (since.as_secs(), self.pause.as_secs());
             return Err(format!("its last refresh began {since} s ago: expected {pause} s between two"));
         }
-        Ok(Instant::now() + left.min(MAX_REFRESH))
+        let file =
+            self.file.as_ref().ok_or("its share is in no file, where a new one could take its place")?;
+        self.on_disk(file, ShareFile::check_writable).await?;
+        Ok((file, Instant::now() + left.min(MAX_REFRESH)))
     }
 
     /// Tells the others which shares this signer has, and hears the same of them.
@@ -186,21 +234,33 @@ impl Refresher {
         refresh: &Refresh,
         held: &Held,
         quorum: &Quorum,
+        file: &ShareFile,
         end: Instant,
     ) -> Result<Done<BTreeMap<SignerIndex, Standing>>, String> {
         let index = self.party.index();
         let others: BTreeSet<SignerIndex> = quorum.others(index).collect();
+        // What is to follow the epoch after this one is nobody's business here.
+        let next = self.holding.next().filter(|_| held.key.epoch == refresh.epoch);
         let standing = Standing {
             epoch: held.key.epoch,
             shares: held.commitment,
-            next: self.holding.next().map(|next| next.commitment),
+            next: next.as_ref().map(|next| next.held.commitment),
+        };
+        // All are there, and nothing has been told.
+        let before = async {
+            if next.is_some_and(|next| !next.frozen) {
+                self.on_disk(file, ShareFile::freeze).await?;
+                self.holding.freeze();
+            }
+            Ok(())
         };
         let begin = move |_| {
             let rounds = vec![Round::broadcast(others.iter().copied())];
             let machine = RoundMachine::new(Meeting(index, standing), index, others, rounds);
             Ok(Box::new(machine) as Box<dyn Machine<Output = BTreeMap<SignerIndex, Standing>>>)
         };
-        self.session(refresh, MEETING, quorum, self.intent("meeting", refresh, None), end, begin).await
+        let intent = self.intent("meeting", refresh, None);
+        self.session(refresh, MEETING, quorum, intent, end, before, begin).await
     }
 
     /// Makes new shares with the others.
@@ -227,7 +287,7 @@ impl Refresher {
             )
         };
         let intent = self.intent("dealing", refresh, Some(meeting));
-        self.session(refresh, DEALING, quorum, intent, end, begin).await
+        self.session(refresh, DEALING, quorum, intent, end, async { Ok(()) }, begin).await
     }
 
     /// What the signers of a session have to agree on.
@@ -244,6 +304,7 @@ impl Refresher {
         hash_fields("tss.network/refresh/v1", &fields)
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what the two sessions have in common takes more")]
     async fn session<T: Send + 'static>(
         &self,
         refresh: &Refresh,
@@ -251,6 +312,7 @@ impl Refresher {
         quorum: &Quorum,
         intent: [u8; 32],
         end: Instant,
+        before: impl Future<Output = Result<(), String>>,
         begin: impl FnOnce(SessionId) -> Result<Box<dyn Machine<Output = T>>, SetupError> + Send + 'static,
     ) -> Result<Done<T>, String> {
         let context = SessionContext {
@@ -268,7 +330,10 @@ impl Refresher {
         let messages = self.router.open(slot).ok_or("it took part in it before")?;
         let join = end.min(Instant::now() + JOIN_TIMEOUT);
         let patience = Patience { join, end, rejoin: None, silence: Some(SILENCE) };
-        let claim = |session| self.journal.begin(session, Vec::new());
+        let claim = |session| async move {
+            before.await.map_err(JournalError::Disk)?;
+            self.journal.begin(session, Vec::new()).await
+        };
         let result = session::run(&self.party, &context, patience, messages, claim, begin).await;
         self.router.close(slot);
         result.map_err(|failure| failure.abort.to_string())
@@ -294,88 +359,147 @@ impl Refresher {
         }
     }
 
-    /// Puts the next share in the place of the one that is there.
-    async fn settle(&self, file: &ShareFile) -> Result<(), String> {
-        let Some(next) = self.holding.next() else { return Ok(()) };
-        self.on_disk(file, ShareFile::settle).await?;
-        self.holding.settle();
+    /// Puts the next share in the place of the one that is there; `stored` is what the others have said, for those who
+    /// have not heard it.
+    async fn settle(&self, file: &ShareFile, stored: Vec<Signed>) -> Result<(), String> {
+        let Some(Next { held: next, .. }) = self.holding.next() else { return Ok(()) };
+        let words = serde_json::to_vec(&stored).map_err(|error| error.to_string())?;
+        self.on_disk(file, move |file| file.settle(&words)).await?;
         let KeyAnnouncement { id, epoch, .. } = &next.key;
-        self.party.metrics.key(id, *epoch);
-        tracing::info!(epoch, "the next share is in its place");
         let settled = Event::Settled { key: id.clone(), epoch: *epoch };
         if let Err(error) = self.journal.hold(*epoch, vec![settled]).await {
             tracing::error!(%error, "the epoch is written down at the next start");
         }
+        self.stored.send_replace(stored);
+        self.party.metrics.key(id, *epoch);
+        tracing::info!(epoch, "the next share is in its place");
+        self.holding.settle();
         Ok(())
     }
 
-    /// Puts a share that is stored in its place as soon as all signers have said that they have theirs.
+    /// Settles as soon as others have said enough.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let Some(file) = &self.file else { return };
         let mut changes = self.holding.changes();
         loop {
             changes.borrow_and_update();
-            let all_have_it = async {
-                match self.holding.next() {
-                    Some(next) => self.until_all_have(&next).await.map(|()| next.commitment),
+            let waiting = self.holding.next();
+            let same = |next: &Option<Next>| {
+                let what = |next: &Next| (next.held.commitment, next.frozen);
+                next.as_ref().map(what) == waiting.as_ref().map(what)
+            };
+            let enough = async {
+                match &waiting {
+                    Some(next) => self.until_enough(next).await,
                     None => std::future::pending().await,
                 }
             };
-            let stored = tokio::select! {
-                stored = all_have_it => stored,
-                _ = changes.changed() => continue,
+            let other = async {
+                // The sender lives as long as `self`.
+                while changes.changed().await.is_ok() && same(&self.holding.next()) {}
+            };
+            let heard = tokio::select! {
+                heard = enough => heard,
+                () = other => continue,
                 () = stop.cancelled() => return,
             };
-            let Some(stored) = stored else {
-                sleep(DISK_PAUSE).await;
+            let Some(heard) = heard else {
+                sleep(PAUSE).await;
                 continue;
             };
             let _turn = self.turn.lock().await;
-            // Meanwhile it may be in its place.
-            if self.holding.next().is_some_and(|next| next.commitment == stored)
-                && let Err(error) = self.settle(file).await
+            // A meeting may have come in between.
+            if same(&self.holding.next())
+                && let Err(error) = self.settle(file, heard).await
             {
                 tracing::error!(%error, "the next share is not in its place yet");
-                sleep(DISK_PAUSE).await;
+                sleep(PAUSE).await;
             }
         }
     }
 
-    /// Waits until every signer has said that it has stored the same next shares, or signs with them. `None` when the bus
-    /// is closed.
-    async fn until_all_have(&self, next: &Held) -> Option<()> {
-        let mut missing: BTreeSet<SignerIndex> =
-            next.key.threshold.signers().filter(|&signer| signer != self.party.index()).collect();
-        let mut notices = self.party.bus.subscribe(Address::Presence, HEARTBEATS_IN_FLIGHT).await.ok()?;
-        while !missing.is_empty() {
+    /// Waits until it is certain that no honest signer removes these shares, and yields what the others have said:
+    /// every other signer that it has stored them, unless they are frozen; or t others that they sign with them. `None` when the
+    /// bus is closed.
+    async fn until_enough(&self, Next { held, frozen }: &Next) -> Option<Vec<Signed>> {
+        let threshold = held.key.threshold;
+        let (others, t) = (usize::from(threshold.n()) - 1, usize::from(threshold.t()));
+        let (mut stored, mut settled) = (BTreeMap::new(), BTreeMap::new());
+        let mut notices = self.party.bus.subscribe(Address::Presence, NOTICES_IN_FLIGHT).await.ok()?;
+        loop {
             let delivery = notices.recv().await?;
             // Anybody can write there, and most of it is for managers.
-            if let Ok(Some(signer)) = self.who_has(next, &delivery.body) {
-                missing.remove(&signer);
+            let words = match wire::from_json(&delivery.body) {
+                Ok(Notice::Heartbeat(word)) => vec![word],
+                Ok(Notice::Stored(words)) if words.len() <= others => words,
+                _ => Vec::new(),
+            };
+            for word in words {
+                let Ok(heartbeat) = self.read(&word, threshold) else { continue };
+                if heartbeat.shares == Some(held.commitment) {
+                    settled.insert(heartbeat.signer, word.clone());
+                }
+                if [heartbeat.shares, heartbeat.next].contains(&Some(held.commitment)) {
+                    stored.insert(heartbeat.signer, word);
+                }
             }
             delivery.ack();
+            if !frozen && stored.len() == others {
+                return Some(stored.into_values().collect());
+            }
+            if settled.len() >= t {
+                return Some(settled.into_values().collect());
+            }
         }
-        Some(())
     }
 
-    /// Who says in a notice that it has these shares, if that is what it says. It does not matter how old it is: a signer
-    /// does not lose a share that it has stored, unless all know that one of them never did.
-    fn who_has(&self, next: &Held, notice: &[u8]) -> Result<Option<SignerIndex>, WireError> {
-        let Notice::Heartbeat(signed) = wire::from_json(notice)? else { return Ok(None) };
-        let heartbeat: Heartbeat = self.party.endpoint.reader().open(&signed)?;
-        if heartbeat.signer != signed.signer {
-            return Err(WireError::Forged(heartbeat.signer));
+    /// What another signer of the key said of itself. It does not matter how long ago.
+    fn read(&self, word: &Signed, threshold: Threshold) -> Result<Heartbeat, WireError> {
+        let heartbeat: Heartbeat = self.party.endpoint.reader().open(word)?;
+        let signer = heartbeat.signer;
+        if signer != word.signer || signer == self.party.index() || !threshold.contains(signer) {
+            return Err(WireError::Forged(signer));
         }
-        let has = [heartbeat.shares, heartbeat.next].contains(&Some(next.commitment));
-        Ok(has.then_some(heartbeat.signer))
+        Ok(heartbeat)
+    }
+
+    /// Passes on what the others had said when this signer settled, often at first: one of them may not have heard it, and
+    /// another never say it again.
+    pub(crate) async fn pass_on(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.stored.subscribe();
+        let mut pause = HEARTBEAT;
+        loop {
+            let stored = changes.borrow_and_update().clone();
+            if !stored.is_empty() {
+                let told = match wire::to_json(&Notice::Stored(stored)) {
+                    Ok(bytes) => self
+                        .party
+                        .bus
+                        .publish(Address::Presence, bytes)
+                        .await
+                        .map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(error) = told {
+                    tracing::debug!(%error, "what the others have stored was not passed on");
+                }
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                // The sender lives as long as `self`.
+                _ = changes.changed() => pause = HEARTBEAT,
+                () = stop.cancelled() => return,
+            }
+        }
     }
 }
 
-/// What follows from what all signers have said.
-fn course(me: SignerIndex, met: &BTreeMap<SignerIndex, Standing>) -> Course {
+/// What follows from what all signers have said when this epoch was to end.
+fn course(me: SignerIndex, ends: u64, met: &BTreeMap<SignerIndex, Standing>) -> Course {
     let Some(own) = met.get(&me) else { return Course::Stop("it was not at the meeting".into()) };
-    if let Some(next) = own.next
-        && met.values().all(|other| other.next == Some(next))
+    let later = if own.epoch == ends { own.next } else { Some(own.shares) };
+    if let Some(later) = later
+        && met.values().all(|other| other.next == Some(later) || other.shares == later)
     {
         return Course::Settle;
     }
@@ -383,7 +507,8 @@ fn course(me: SignerIndex, met: &BTreeMap<SignerIndex, Standing>) -> Course {
     match other {
         None => Course::Deal,
         Some((signer, Standing { epoch, .. })) => Course::Stop(format!(
-            "signer {signer} signs with other shares, of epoch {epoch}: expected those of epoch {}, as here",
+            "signer {signer} signs with other shares, of epoch {epoch}: expected those of epoch {}, as here, or all to have \
+             the same next ones",
             own.epoch
         )),
     }
@@ -419,16 +544,19 @@ mod tests {
         SignerIndex::new(signer).unwrap()
     }
 
-    /// What follows for signer 1 when the signers have stored these.
-    fn course_of(next: [Option<Commitment>; 3]) -> Course {
-        let met =
-            (1..).zip(next).map(|(signer, next)| (index(signer), Standing { epoch: 4, shares: OLD, next }));
-        course(index(1), &met.collect())
+    fn standing(epoch: u64, shares: Commitment, next: Option<Commitment>) -> Standing {
+        Standing { epoch, shares, next }
+    }
+
+    /// What follows for signer 1 when the signers have these, and epoch 4 was to end.
+    fn course_of(met: [Standing; 3]) -> Course {
+        course(index(1), 4, &(1..).map(index).zip(met).collect())
     }
 
     #[test]
-    fn only_what_all_have_stored_takes_the_place_of_the_old() {
-        assert_eq!(course_of([Some(NEW); 3]), Course::Settle);
+    fn only_what_all_have_takes_the_place_of_the_old() {
+        let of = |next: [Option<Commitment>; 3]| course_of(next.map(|next| standing(4, OLD, next)));
+        assert_eq!(of([Some(NEW); 3]), Course::Settle);
         for one_differs in [
             [None; 3],
             [Some(NEW), None, None],
@@ -436,27 +564,32 @@ mod tests {
             [None, Some(NEW), Some(NEW)],
             [Some(NEW), Some(NEW), Some(OTHER)],
         ] {
-            assert_eq!(course_of(one_differs), Course::Deal, "{one_differs:?}");
+            assert_eq!(of(one_differs), Course::Deal, "{one_differs:?}");
         }
     }
 
     #[test]
-    fn nothing_is_removed_or_made_while_somebody_signs_with_other_shares() {
-        let standing = |epoch, shares, next| Standing { epoch, shares, next };
-        let met = |other| {
-            let own = standing(4, OLD, Some(NEW));
-            course(index(1), &BTreeMap::from([(index(1), own.clone()), (index(2), other), (index(3), own)]))
-        };
-        for other in [standing(5, NEW, None), standing(4, OTHER, Some(NEW)), standing(5, OLD, None)] {
-            match met(other.clone()) {
-                Course::Stop(reason) => {
-                    assert!(reason.contains("signer 2 signs with other shares"), "{reason}")
-                }
-                // It says that it has them, as all do.
-                Course::Settle => assert_eq!(other.next, Some(NEW)),
-                Course::Deal => panic!("{other:?}"),
-            }
+    fn those_who_have_settled_and_those_who_have_not_come_to_the_same() {
+        let (before, after) = (standing(4, OLD, Some(NEW)), standing(5, NEW, None));
+        for met in
+            [[before.clone(), after.clone(), before.clone()], [after.clone(), before.clone(), after.clone()]]
+        {
+            assert_eq!(course_of(met), Course::Settle);
         }
-        assert!(matches!(course(index(1), &BTreeMap::new()), Course::Stop(_)));
+        // Nothing is made, nor anything removed, where one signs with other shares.
+        let without = standing(4, OLD, None);
+        for met in [
+            [before.clone(), after.clone(), without.clone()],
+            [without.clone(), after.clone(), before.clone()],
+            [after.clone(), before, without.clone()],
+            [without.clone(), without.clone(), standing(4, OTHER, None)],
+            [without.clone(), without, standing(5, OLD, None)],
+            [after.clone(), after.clone(), standing(5, OTHER, None)],
+        ] {
+            let course = course_of(met.clone());
+            assert!(matches!(course, Course::Stop(_)), "{course:?} of {met:?}");
+        }
+        assert_eq!(course_of([after.clone(), after.clone(), after]), Course::Settle);
+        assert!(matches!(course(index(1), 4, &BTreeMap::new()), Course::Stop(_)));
     }
 }

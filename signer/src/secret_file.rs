@@ -232,7 +232,7 @@ pub(crate) fn remove(file: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-fn sync_folder(file: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_folder(file: &Path) -> std::io::Result<()> {
     match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,7 +30,7 @@ use tss_mpc::{Engine, EngineId, SessionId, ShareDocument, SignSetup, Signature, 
 use uuid::Uuid;
 
 use crate::compute::Compute;
-use crate::holding::{Held, Holding};
+use crate::holding::{Held, Holding, Next};
 use crate::journal::{HeldKey, Journal};
 use crate::metrics::{Dropped, Metrics, SessionEnd, SignerMetrics};
 use crate::policy::{PolicyFile, PolicyInfo};
@@ -41,6 +41,9 @@ use crate::share_file::{Expected, ShareFile};
 
 /// How many protocol messages may be on their way into the process at once.
 const ROUNDS_IN_FLIGHT: u16 = 512;
+
+/// How many orders for refreshes may wait while one is dealt with.
+const REFRESHES_WAITING: usize = 4;
 
 /// How long the other parties have to show their nonces. They answer at once or are not there.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -128,8 +131,12 @@ impl Signer {
         let held = HeldKey { id: share.key.clone(), public_key: core.public_key, epoch: share.epoch };
         let journal = Journal::open(&data_dir, index, Some(held))?;
         let next = share_file.as_ref().map(|file| next_share(file, &share)).transpose()?.flatten();
-        let next = next.map(|next| Held::open(&*engine, &next)).transpose()?;
-        let held = Held::open(&*engine, &share)?;
+        let next = next.map(|(next, frozen)| {
+            let held = Arc::new(Held::open(&*engine, &next)?);
+            anyhow::Ok(Next { held, frozen })
+        });
+        let (next, held) = (next.transpose()?, Held::open(&*engine, &share)?);
+        let stored = share_file.as_ref().and_then(ShareFile::load_stored);
         let key = held.key.clone();
         metrics.key(&key.id, key.epoch);
         metrics.banned(journal.banned().len());
@@ -163,6 +170,10 @@ impl Signer {
                 file: share_file,
                 pause: refresh_pause,
                 turn: Mutex::default(),
+                orders: Semaphore::new(REFRESHES_WAITING),
+                stored: watch::Sender::new(
+                    stored.and_then(|words| serde_json::from_slice(&words).ok()).unwrap_or_default(),
+                ),
             }),
         });
         let signer = Self { inner, stop: CancellationToken::new(), tasks: TaskTracker::new() };
@@ -176,6 +187,7 @@ impl Signer {
         signer.spawn(|inner, stop| async move { inner.policy.watch(&stop).await });
         signer.spawn(Inner::note_policies);
         signer.spawn(|inner, stop| inner.refresher.clone().watch(stop));
+        signer.spawn(|inner, stop| inner.refresher.clone().pass_on(stop));
         tracing::info!(
             signer = %index, key = %key.id, epoch = key.epoch, public_key = %key.public_key,
             threshold = %key.threshold, "signer started; {}", signer.inner.policy
@@ -601,7 +613,7 @@ impl Inner {
             banned: self.journal.banned(),
             stopping,
             shares: Some(held.commitment),
-            next: self.holding.next().map(|next| next.commitment),
+            next: self.holding.next().map(|next| next.held.commitment),
             refresh: self.holding.refresh(),
         };
         self.tell(&heartbeat, Notice::Heartbeat, "no heartbeat was sent").await;
@@ -623,10 +635,10 @@ impl Inner {
 }
 
 /// The share that a refresh has left beside this one, to take its place once all signers have theirs.
-fn next_share(file: &ShareFile, share: &ShareDocument) -> anyhow::Result<Option<ShareDocument>> {
+fn next_share(file: &ShareFile, share: &ShareDocument) -> anyhow::Result<Option<(ShareDocument, bool)>> {
     let ShareDocument { cluster, key, epoch, core, .. } = share;
     let expected = Expected { cluster, key, index: core.index, threshold: core.threshold };
-    let Some(next) = file.load_next(&expected)? else { return Ok(None) };
+    let Some((next, frozen)) = file.load_next(&expected)? else { return Ok(None) };
     let (expected, found) = (epoch.checked_add(1), (next.core.public_key, next.epoch));
     anyhow::ensure!(
         expected.is_some_and(|expected| found == (core.public_key, expected)),
@@ -636,7 +648,7 @@ fn next_share(file: &ShareFile, share: &ShareDocument) -> anyhow::Result<Option<
         next.epoch,
         core.public_key
     );
-    Ok(Some(next))
+    Ok(Some((next, frozen)))
 }
 
 /// Whether a cluster and a key can have these names: others would be written to the audit log, however

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tss_mpc::{ShareDocument, SignerIndex, Threshold};
+use zeroize::Zeroizing;
 
 use crate::secret_file::{self, Problem, Protection, SecretFileError};
 
@@ -60,8 +61,9 @@ pub fn save(file: &Path, document: &ShareDocument, protection: &Protection) -> R
     write().map_err(|problem: Problem| problem.at(WHAT, file))
 }
 
-/// The file of a running signer's share, and beside it, while a refresh is not settled, that of the next one:
-/// `….next`. At any time either holds a whole share or is not there.
+/// The file of a running signer's share, and what a refresh keeps beside it: the next share, as `….next`, or as
+/// `….next.frozen` once others may have been told that they can do without it; and as `….stored` the others' words by which
+/// the share took its place. At any time each of them is whole or not there.
 #[derive(Clone, Debug)]
 pub struct ShareFile {
     file: PathBuf,
@@ -89,16 +91,24 @@ impl ShareFile {
         load(&self.file, expected, self.age_identity.as_deref())
     }
 
-    /// The next share, if there is one.
+    /// The next share, if there is one, and whether it is frozen.
     ///
     /// # Errors
     /// [`SecretFileError`] saying what is wrong.
-    pub fn load_next(&self, expected: &Expected<'_>) -> Result<Option<ShareDocument>, SecretFileError> {
-        let next = self.next();
-        match next.symlink_metadata() {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            _ => load(&next, expected, self.age_identity.as_deref()).map(Some),
+    pub fn load_next(
+        &self,
+        expected: &Expected<'_>,
+    ) -> Result<Option<(ShareDocument, bool)>, SecretFileError> {
+        for (file, frozen) in [(self.frozen(), true), (self.next(), false)] {
+            match file.symlink_metadata() {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                _ => {
+                    let share = load(&file, expected, self.age_identity.as_deref())?;
+                    return Ok(Some((share, frozen)));
+                }
+            }
         }
+        Ok(None)
     }
 
     /// That a next share could be written: its folder may be one that is only read.
@@ -121,25 +131,64 @@ impl ShareFile {
         write().map_err(|problem: Problem| problem.at(WHAT, &self.next()))
     }
 
+    /// Freezes the next share; durable when it returns.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] saying what is wrong.
+    pub fn freeze(&self) -> Result<(), SecretFileError> {
+        secret_file::rename(&self.next(), &self.frozen()).map_err(|problem| problem.at(WHAT, &self.next()))
+    }
+
     /// Removes the next share, if there is one; durable when it returns.
     ///
     /// # Errors
     /// [`SecretFileError`] saying what is wrong.
     pub fn discard_next(&self) -> Result<(), SecretFileError> {
-        secret_file::remove(&self.next()).map_err(|problem| problem.at(WHAT, &self.next()))
+        [self.next(), self.frozen()]
+            .iter()
+            .try_for_each(|file| secret_file::remove(file).map_err(|problem| problem.at(WHAT, file)))
     }
 
-    /// Puts the next share in the place of the one that is there, which is gone then; durable when it returns.
+    /// Puts the next share in the place of the one that is there, which is gone then; durable when it returns. `stored` is
+    /// why. Nothing happens where none waits: it is in place.
     ///
     /// # Errors
-    /// [`SecretFileError`] saying what is wrong: either stands there then.
-    pub fn settle(&self) -> Result<(), SecretFileError> {
-        secret_file::rename(&self.next(), &self.file).map_err(|problem| problem.at(WHAT, &self.file))
+    /// [`SecretFileError`] saying what is wrong: it can be tried again.
+    pub fn settle(&self, stored: &[u8]) -> Result<(), SecretFileError> {
+        let settle = || {
+            secret_file::write_whole(&self.stored(), Zeroizing::new(stored.to_vec()), &Protection::None)?;
+            for waiting in [self.frozen(), self.next()] {
+                if waiting.try_exists()? {
+                    return secret_file::rename(&waiting, &self.file);
+                }
+            }
+            // It may be there because of a try whose end was not certain.
+            Ok(secret_file::sync_folder(&self.file)?)
+        };
+        settle().map_err(|problem: Problem| problem.at(WHAT, &self.file))
+    }
+
+    /// What was said when the share took its place, if that is known.
+    pub fn load_stored(&self) -> Option<Vec<u8>> {
+        secret_file::read_private(&self.stored()).ok().map(|bytes| bytes.to_vec())
     }
 
     fn next(&self) -> PathBuf {
+        self.beside("next")
+    }
+
+    fn frozen(&self) -> PathBuf {
+        self.beside("next.frozen")
+    }
+
+    fn stored(&self) -> PathBuf {
+        self.beside("stored")
+    }
+
+    fn beside(&self, what: &str) -> PathBuf {
         let mut name = self.file.clone().into_os_string();
-        name.push(".next");
+        name.push(".");
+        name.push(what);
         name.into()
     }
 }
@@ -183,7 +232,7 @@ mod tests {
         save(&path, &share(1), &Protection::None).unwrap();
         let file = ShareFile::new(path.clone(), None);
         let epochs = || {
-            let next = file.load_next(&expected()).unwrap().map(|share| share.epoch);
+            let next = file.load_next(&expected()).unwrap().map(|(share, frozen)| (share.epoch, frozen));
             (file.load(&expected()).unwrap().epoch, next)
         };
         file.check_writable().unwrap();
@@ -191,19 +240,28 @@ mod tests {
         // What a crash has left of one that was being written is in nobody's way.
         private(&folder.path().join("signer1.store.next.draft"), "{");
         file.save_next(&share(2)).unwrap();
-        assert_eq!(epochs(), (1, Some(2)));
+        assert_eq!(epochs(), (1, Some((2, false))));
         file.discard_next().unwrap();
         file.discard_next().unwrap();
-        assert_eq!(epochs(), (1, None));
-        file.save_next(&share(2)).unwrap();
-        file.settle().unwrap();
-        assert_eq!(epochs(), (2, None));
-        // Without a next one the share stays.
-        let error = file.settle().unwrap_err().to_string();
-        assert!(error.contains("signer1.store"), "{error}");
-        assert_eq!(epochs(), (2, None));
+        assert_eq!((epochs(), file.load_stored()), ((1, None), None));
+        for frozen in [false, true] {
+            let epoch = if frozen { 3 } else { 2 };
+            file.save_next(&share(epoch)).unwrap();
+            if frozen {
+                file.freeze().unwrap();
+            }
+            assert_eq!(epochs(), (epoch - 1, Some((epoch, frozen))));
+            // Twice: the first time may have been interrupted.
+            file.settle(b"words").unwrap();
+            file.settle(b"words").unwrap();
+            assert_eq!((epochs(), file.load_stored()), ((epoch, None), Some(b"words".to_vec())));
+        }
+        file.save_next(&share(4)).unwrap();
+        file.freeze().unwrap();
+        file.discard_next().unwrap();
+        assert_eq!(epochs(), (3, None));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
@@ -225,7 +283,7 @@ mod tests {
             file.save_next(&share(2)).unwrap();
             let next = std::fs::read(folder.path().join(format!("{name}.next"))).unwrap();
             assert!(secret_file::is_encrypted(&next));
-            file.settle().unwrap();
+            file.settle(b"[]").unwrap();
             assert_eq!(file.load(&expected()).unwrap().epoch, 2);
         }
     }

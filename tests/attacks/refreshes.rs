@@ -187,19 +187,29 @@ async fn a_signer_that_is_gone_after_any_message_leaves_one_epoch_that_signs() {
     cluster.stop().await;
 }
 
-/// Has the broker keep from everybody what signer 3 says of itself.
-fn keep_heartbeats_of_3(cluster: &Cluster) {
-    cluster.bus.tamper(|message| {
-        let of_3 = message.to == Address::Presence
-            && matches!(wire::from_json(&message.body), Ok(Notice::Heartbeat(signed)) if signed.signer == index(3));
-        if of_3 { Vec::new() } else { vec![message] }
+/// Has the broker keep from everybody what these signers say of themselves.
+fn keep_heartbeats_of(cluster: &Cluster, signers: &'static [u8]) {
+    cluster.bus.tamper(move |message| {
+        let kept = message.to == Address::Presence
+            && matches!(wire::from_json(&message.body),
+                Ok(Notice::Heartbeat(signed)) if signers.contains(&signed.signer.get()));
+        if kept { Vec::new() } else { vec![message] }
     });
+}
+
+/// Everything that was said in the presence of all, to say it again.
+async fn repeat_all_notices(cluster: &Cluster) {
+    for (to, body) in cluster.bus.record() {
+        if to == Address::Presence {
+            cluster.bus.inject(to, body).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signers_that_have_not_heard_of_all_others_sign_on_with_what_they_had() {
     let mut cluster = Cluster::start(&TWO_OF_THREE).await;
-    keep_heartbeats_of_3(&cluster);
+    keep_heartbeats_of(&cluster, &[3]);
     let id = cluster.refresh(cluster.new_refresh(1)).await;
     for signer in [1, 2] {
         cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
@@ -242,7 +252,7 @@ async fn nobody_speaks_for_a_signer_that_has_not_stored_its_share() {
     cluster.until_epoch(2).await;
     let messages = heard.load(Ordering::Relaxed);
 
-    let refresh = Refresh { expires: from_now(8), ..cluster.new_refresh(2) };
+    let refresh = cluster.new_refresh(2);
     let (id, mut heard) = (refresh.id, 0);
     cluster.bus.tamper(move |message| {
         if message.to == Address::Rounds(index(3))
@@ -264,7 +274,7 @@ async fn nobody_speaks_for_a_signer_that_has_not_stored_its_share() {
     let stored = cluster.heartbeat(1).unwrap().next;
     assert!(stored.is_some());
     assert_eq!((cluster.heartbeat(2).unwrap().next, cluster.heartbeat(3).unwrap().next), (stored, None));
-    // In its name; by its own hand, but about another key; as signer 1 with signer 3's name in it.
+    // Signed by signer 1, in its own name and in that of signer 3; and what signer 3 says itself.
     let lie = Heartbeat { next: stored, ..cluster.heartbeat(3).unwrap() };
     let mut forged = cluster.endpoint(1).sign(&lie).unwrap();
     let as_1 = wire::to_json(&Notice::Heartbeat(forged.clone())).unwrap();
@@ -313,5 +323,121 @@ async fn a_refresh_that_does_not_fit_is_refused_and_says_why() {
         assert!(why.contains("expected 3600 s between two"), "{why}");
     }
     cluster.signs_at(2, &[1, 2]).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_has_removed_after_a_meeting_nobody_signs_with_whoever_lies_to_the_other() {
+    let mut cluster = Cluster::start(&TWO_OF_THREE).await;
+    // All have stored the next share, and nobody has heard that of the others.
+    keep_heartbeats_of(&cluster, &ALL);
+    let id = cluster.refresh(cluster.new_refresh(1)).await;
+    for signer in ALL {
+        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
+    }
+    let stored = cluster.heartbeat(3).unwrap();
+    assert!(stored.next.is_some());
+    // Signer 3 is the attacker's: at the next meeting it says that it has none, and lets only signer 1 see the meeting end.
+    cluster.stop_signer(3).await;
+    std::fs::remove_file(cluster.share_file(3).with_extension("store.next")).unwrap();
+    cluster.start_signer(3).await;
+    let refresh = Refresh { expires: from_now(20), ..cluster.new_refresh(1) };
+    let id = refresh.id;
+    cluster.bus.tamper(move |message| {
+        let kept = message.to == Address::Presence
+            || message.to == Address::Rounds(index(2))
+                && Header::peek(&message.body).is_ok_and(|header| {
+                    (header.request, header.attempt, header.round, header.from) == (id, 1, 2, index(3))
+                });
+        if kept { Vec::new() } else { vec![message] }
+    });
+    cluster.refresh(refresh).await;
+    for signer in [1, 2] {
+        why(&cluster, signer, id).await;
+    }
+    let (one, two) = (cluster.heartbeat(1).unwrap(), cluster.heartbeat(2).unwrap());
+    assert_eq!((one.next, two.next), (None, stored.next), "signer 1 has removed what signer 2 still has");
+    // Now it says to signer 2 that it has it after all; and that signer 1 has, there are words of before.
+    cluster.bus.behave();
+    cluster.stop_signer(3).await;
+    let lie = Heartbeat { at: from_now(0), ..stored.clone() };
+    let lie = wire::to_json(&Notice::Heartbeat(cluster.endpoint(3).sign(&lie).unwrap())).unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            cluster.restart_signer(2).await;
+        }
+        for _ in 0..3 {
+            repeat_all_notices(&cluster).await;
+            cluster.bus.inject(Address::Presence, lie.clone()).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let two = cluster.heartbeat(2).unwrap();
+        assert_eq!((two.key.epoch, two.next), (1, stored.next));
+        // The two honest ones go on without it.
+        cluster.signs_at(1, &[1, 2]).await;
+    }
+    cluster.start_signer(3).await;
+    refreshes(&cluster, 1).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_not_heard_a_signer_that_is_gone_for_ever_hears_of_it_from_the_others() {
+    let mut cluster = Cluster::start(&TWO_OF_THREE).await;
+    keep_heartbeats_of(&cluster, &[3]);
+    let id = cluster.refresh(cluster.new_refresh(1)).await;
+    for signer in [1, 2] {
+        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
+    }
+    cluster.until_step(3, id, |step| *step == RefreshStep::Done).await;
+    // Signer 1 hears signer 3, and signer 2 does not; then signer 3 is gone.
+    cluster.stop_signer(2).await;
+    cluster.bus.behave();
+    until("signer 1 signs with the new share", || {
+        cluster.heartbeat(1).filter(|heartbeat| heartbeat.key.epoch == 2)
+    })
+    .await;
+    cluster.stop_signer(3).await;
+    // What signer 1 has heard is on its disk.
+    cluster.restart_signer(1).await;
+    cluster.start_signer(2).await;
+    until("signer 2 signs with the new share", || {
+        cluster.heartbeat(2).filter(|heartbeat| heartbeat.key.epoch == 2)
+    })
+    .await;
+    cluster.signs_at(2, &[1, 2]).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_saw_a_meeting_end_and_those_who_did_not_come_together_again() {
+    let cluster = Cluster::start(&TWO_OF_THREE).await;
+    // All have stored the next share, and nobody has heard that of the others.
+    keep_heartbeats_of(&cluster, &ALL);
+    let id = cluster.refresh(cluster.new_refresh(1)).await;
+    for signer in ALL {
+        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
+    }
+    // At the meeting in which they find that out, only signer 1 sees the end.
+    let refresh = Refresh { expires: from_now(5), ..cluster.new_refresh(1) };
+    let id = refresh.id;
+    cluster.bus.tamper(move |message| {
+        let kept = message.to == Address::Presence
+            || !matches!(message.to, Address::Rounds(to) if to == index(1))
+                && Header::peek(&message.body).is_ok_and(|header| (header.request, header.round) == (id, 2));
+        if kept { Vec::new() } else { vec![message] }
+    });
+    cluster.refresh(refresh).await;
+    cluster.until_step(1, id, |step| *step == RefreshStep::Done).await;
+    for signer in [2, 3] {
+        why(&cluster, signer, id).await;
+    }
+    cluster.bus.behave();
+    // The others sign on: one that says that it signs with the new shares may be lying.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    cluster.signs_at(1, &[2, 3]).await;
+    cluster.refresh(cluster.new_refresh(1)).await;
+    cluster.until_epoch(2).await;
+    refreshes(&cluster, 2).await;
     cluster.stop().await;
 }
