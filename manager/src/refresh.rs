@@ -1,7 +1,7 @@
 //! Refreshes: new shares of a key, which all its signers make together while the old ones sign on. A manager orders them and
 //! no more: how far they are, the signers say with their heartbeats.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -90,7 +90,8 @@ impl Refreshes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has all signers of a key make new shares. Yields which refresh that is: the one that is under way, if there is one.
+    /// Has all signers of a key make new shares. Yields which refresh that is, the one that is under way, if there is one, and
+    /// which epoch it ends.
     ///
     /// # Errors
     /// [`Unordered`]. Whoever asks again after [`Unordered::Untold`] has the same one ordered.
@@ -101,21 +102,24 @@ impl Refreshes {
         engine: EngineId,
         cluster: &str,
         key: &KeyRecord,
-    ) -> Result<Uuid, Unordered> {
+    ) -> Result<(Uuid, u64), Unordered> {
         let live = presence.live();
-        // Some may sign with the next epoch already, and are needed by those who do not.
-        let takes_part = |heartbeat: &&Heartbeat| {
-            let held = &heartbeat.key;
-            (&held.id, held.public_key) == (&key.id, key.public_key)
-                && (held.epoch == key.epoch || Some(held.epoch) == key.epoch.checked_add(1))
-                && heartbeat.engines.contains(&engine)
+        let of_key = live.iter().filter(|Heartbeat { key: held, engines, .. }| {
+            (&held.id, held.public_key) == (&key.id, key.public_key) && engines.contains(&engine)
+        });
+        let epochs: BTreeMap<_, _> =
+            of_key.map(|heartbeat| (heartbeat.signer, heartbeat.key.epoch)).collect();
+        // Where some sign with the next epoch already, those who do not need them: all end the one before together.
+        let before = key.epoch.checked_sub(1).filter(|before| epochs.values().any(|epoch| epoch == before));
+        let ends = before.unwrap_or(key.epoch);
+        let takes_part = |signer: &SignerIndex| {
+            epochs.get(signer).is_some_and(|&epoch| epoch == ends || Some(epoch) == ends.checked_add(1))
         };
-        let there: BTreeSet<_> = live.iter().filter(takes_part).map(|heartbeat| heartbeat.signer).collect();
-        let missing: Vec<_> = key.threshold.signers().filter(|signer| !there.contains(signer)).collect();
+        let missing: Vec<_> = key.threshold.signers().filter(|signer| !takes_part(signer)).collect();
         if !missing.is_empty() {
-            return Err(Unordered::Missing { missing, all: key.threshold.n(), epoch: key.epoch });
+            return Err(Unordered::Missing { missing, all: key.threshold.n(), epoch: ends });
         }
-        let (id, to_tell) = self.choose(&live, cluster, key);
+        let (id, to_tell) = self.choose(&live, cluster, key, ends);
         if let Some(refresh) = to_tell {
             tell(bus, key, refresh).await?;
             if let Some(ordered) = self.ordered().get_mut(&key.id).filter(|ordered| ordered.refresh.id == id)
@@ -123,7 +127,7 @@ impl Refreshes {
                 ordered.told = true;
             }
         }
-        Ok(id)
+        Ok((id, ends))
     }
 
     /// A signer says how far it is. From then on it is under way as long as one says so: all may have died and come back.
@@ -137,7 +141,13 @@ impl Refreshes {
     }
 
     /// Which refresh it is, and what the signers are to be told, unless they have been.
-    fn choose(&self, live: &[Heartbeat], cluster: &str, key: &KeyRecord) -> (Uuid, Option<Refresh>) {
+    fn choose(
+        &self,
+        live: &[Heartbeat],
+        cluster: &str,
+        key: &KeyRecord,
+        ends: u64,
+    ) -> (Uuid, Option<Refresh>) {
         let said = || {
             let of_key = live.iter().filter(|heartbeat| heartbeat.key.id == key.id);
             of_key.filter_map(|heartbeat| heartbeat.refresh.as_ref())
@@ -147,7 +157,7 @@ impl Refreshes {
         let ours = ordered.get(&key.id).filter(|Ordered { refresh, at, begun, .. }| match under_way {
             Some(it) => it.id == refresh.id,
             // The signers may not have heard of it, or not said so.
-            None => refresh.epoch == key.epoch && !begun && at.elapsed() < BEGINNING,
+            None => refresh.epoch == ends && !begun && at.elapsed() < BEGINNING,
         });
         if let Some(Ordered { refresh, told, .. }) = ours {
             return (refresh.id, (!told).then(|| refresh.clone()));
@@ -159,7 +169,7 @@ impl Refreshes {
             id: Uuid::new_v4(),
             cluster: cluster.to_owned(),
             key: key.id.clone(),
-            epoch: key.epoch,
+            epoch: ends,
             expires: Timestamp::now().saturating_add(VALIDITY).unwrap_or(Timestamp::MAX),
         };
         let fresh = Ordered { refresh: refresh.clone(), at: Instant::now(), told: false, begun: false };
@@ -263,7 +273,16 @@ mod tests {
         }
 
         async fn order(&self) -> Result<Uuid, Unordered> {
-            self.refreshes.order(&self.bus, &self.presence, EngineId::Dkls23, "tss", &key()).await
+            self.order_of(1).await.map(|(id, ends)| {
+                assert_eq!(ends, 1);
+                id
+            })
+        }
+
+        /// The same with this epoch on record.
+        async fn order_of(&self, epoch: u64) -> Result<(Uuid, u64), Unordered> {
+            let key = KeyRecord { epoch, ..key() };
+            self.refreshes.order(&self.bus, &self.presence, EngineId::Dkls23, "tss", &key).await
         }
 
         /// What each signer has been told.
@@ -306,6 +325,22 @@ mod tests {
         assert_eq!((refresh.id, refresh.cluster.as_str(), refresh.key.as_str()), (id, "tss", "default"));
         let left = refresh.expires.duration_since(Timestamp::now());
         assert!(refresh.epoch == 1 && left <= VALIDITY && left > VALIDITY / 2, "{refresh:?}");
+    }
+
+    #[tokio::test]
+    async fn those_who_are_an_epoch_behind_are_met_by_the_others() {
+        let mut managing = Managing::start().await;
+        for (signer, epoch) in [(1, 1), (2, 2), (3, 2)] {
+            managing.presence.heard(heartbeat(signer, epoch, &[], false));
+        }
+        // Whether those before them are enough to be on record, or not.
+        for on_record in [1, 2] {
+            let (_, ends) = managing.order_of(on_record).await.unwrap();
+            assert_eq!(ends, 1);
+        }
+        assert!(managing.told().await.iter().flatten().all(|refresh| refresh.epoch == 1));
+        managing.presence.heard(heartbeat(1, 2, &[], false));
+        assert_eq!(managing.order_of(2).await.unwrap().1, 2);
     }
 
     #[test]

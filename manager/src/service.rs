@@ -334,8 +334,8 @@ impl Shared {
             let mut pause = REFRESH_ROUND;
             for key in self.keys.all().into_iter().filter(|key| refresh::is_due(key, age, Timestamp::now())) {
                 match self.refreshes.order(&self.bus, &self.presence, *engine, cluster, &key).await {
-                    Ok(id) => {
-                        tracing::info!(key = %key.id, epoch = key.epoch, refresh = %id, "the key's shares are due");
+                    Ok((refresh, epoch)) => {
+                        tracing::info!(key = %key.id, epoch, %refresh, "the key's shares are due");
                         pause = REFRESH_PAUSE;
                     }
                     Err(error) => {

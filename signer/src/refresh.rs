@@ -15,11 +15,12 @@
 //! that takes a meeting at which all sign with the old one.
 //!
 //! So honest signers have the shares of one epoch, or those of the next at hand, whatever t-1 others, a manager and the broker
-//! do. These can have a refresh begun, kept from beginning or cut off, at any step; and if they can choose who hears what at the
-//! end of a meeting, they can leave one honest signer with a frozen share that the others sign with already, until they all
-//! meet again.
+//! do. These can have a refresh begun, kept from beginning or cut off, at any step; and whoever chooses who sees the end of a
+//! meeting can leave some honest signers with a frozen share that others sign with already, until t others do or all meet
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,7 @@ use tss_mpc::{
 
 use crate::holding::{Held, Holding, Next};
 use crate::journal::{Journal, JournalError};
+use crate::report;
 use crate::router::Router;
 use crate::session::{self, Done, Party, Patience};
 use crate::share_file::{Expected, ShareFile};
@@ -59,6 +61,9 @@ const MAX_REFRESH: Duration = Duration::from_secs(600);
 
 /// How many notices may be on their way into the process at once.
 const NOTICES_IN_FLIGHT: u16 = 256;
+
+/// The longest heartbeat that is listened to, in bytes: those of all others must fit in one message.
+const MAX_WORD: usize = 32 << 10;
 
 /// How long an order waits while a share takes its place.
 const TURN: Duration = Duration::from_secs(10);
@@ -131,8 +136,7 @@ impl Refresher {
         let Ok(mut last) = timeout(TURN, self.turn.lock()).await else {
             return tracing::warn!("a share is taking its place: no refresh begins");
         };
-        let held = self.holding.current();
-        let (file, end) = match self.check(&refresh, &held, *last).await {
+        let (file, end) = match self.begins(&refresh, *last).await {
             Ok(begins) => begins,
             Err(reason) => {
                 tracing::warn!(%reason, "no refresh");
@@ -146,24 +150,21 @@ impl Refresher {
         };
         *last = Some(Instant::now());
         self.holding.reach(refresh.id, RefreshStep::Meeting);
-        if let Err(reason) = self.go(&refresh, &held, file, end).await {
+        if let Err(reason) = self.go(&refresh, file, end).await {
             tracing::warn!(%reason, "the refresh ended early");
             self.holding.reach(refresh.id, RefreshStep::Failed(reason));
         }
     }
 
-    async fn go(&self, refresh: &Refresh, held: &Held, file: &ShareFile, end: Instant) -> Result<(), String> {
+    async fn go(&self, refresh: &Refresh, file: &ShareFile, end: Instant) -> Result<(), String> {
+        let held = &*self.holding.current();
         let ends = held.key.epoch == refresh.epoch;
-        if ends && self.holding.next().is_none() {
-            // One that was written, though the disk did not say so, has never been told of.
-            self.on_disk(file, ShareFile::discard_next).await?;
-        }
         let quorum = Quorum::new(held.key.threshold.signers()).map_err(|error| error.to_string())?;
         let met = self.meet(refresh, held, &quorum, file, end).await?;
         match course(self.party.index(), refresh.epoch, &met.output) {
             Course::Settle => {
-                if ends {
-                    self.settle(file, Vec::new()).await?;
+                if ends && let Some(next) = self.holding.next() {
+                    self.settle(file, &next.held, Vec::new()).await?;
                 }
                 self.holding.reach(refresh.id, RefreshStep::Done);
                 return Ok(());
@@ -173,8 +174,9 @@ impl Refresher {
         }
         if self.holding.next().is_some() {
             tracing::info!("a next share that not all signers have is removed");
-            self.on_disk(file, ShareFile::discard_next).await?;
+            // Should the disk not say that it is gone, no meeting is gone to until it does.
             self.holding.discard();
+            self.on_disk(file, ShareFile::discard_next).await?;
         }
         self.holding.reach(refresh.id, RefreshStep::Dealing);
         let Done { output: share, session } =
@@ -195,8 +197,53 @@ impl Refresher {
         Ok(())
     }
 
-    /// Whether this signer takes part: with which file, and until when.
-    async fn check(
+    /// Whether this signer takes part: with which file, and until when. It knows what is on its disk then.
+    async fn begins(
+        &self,
+        refresh: &Refresh,
+        last: Option<Instant>,
+    ) -> Result<(&ShareFile, Instant), String> {
+        let (file, end) = self.check(refresh, &self.holding.current(), last)?;
+        self.on_disk(file, ShareFile::check_writable).await?;
+        self.look(file).await?;
+        // There it may have found another epoch.
+        self.check(refresh, &self.holding.current(), last)?;
+        Ok((file, end))
+    }
+
+    /// Makes what this signer knows what is on its disk: it may have been told that something was not done which was.
+    async fn look(&self, file: &ShareFile) -> Result<(), String> {
+        let current = self.holding.current();
+        let look = move |file: &ShareFile, expected: &Expected<'_>| {
+            let commitment = |share: &ShareDocument| Commitment(report::commitment(share));
+            let next = file.load_next(expected)?.map(|(next, frozen)| (commitment(&next), frozen));
+            anyhow::Ok((commitment(&file.load(expected)?), next))
+        };
+        let (shares, next) = self.on_share(file, current.key.threshold, look).await?;
+        let known = self.holding.next();
+        if shares != current.commitment {
+            let known = known.filter(|known| known.held.commitment == shares && next.is_none());
+            let known = known.ok_or_else(|| format!("{file} has another share than it signs with"))?;
+            let stored = file.load_stored().and_then(|words| serde_json::from_slice(&words).ok());
+            return self.settle(file, &known.held, stored.unwrap_or_default()).await;
+        }
+        match (known, next) {
+            (Some(known), Some((next, frozen))) if known.held.commitment == next => {
+                if frozen && !known.frozen {
+                    self.holding.freeze();
+                }
+            }
+            (Some(_), Some(_)) => return Err(format!("beside {file} is another share than it has stored")),
+            (Some(_), None) => self.holding.discard(),
+            // It was never told of, or all know that it is not needed.
+            (None, Some(_)) => self.on_disk(file, ShareFile::discard_next).await?,
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether an order fits: with which file this signer takes part then, and until when.
+    fn check(
         &self,
         refresh: &Refresh,
         held: &Held,
@@ -224,7 +271,6 @@ impl Refresher {
         }
         let file =
             self.file.as_ref().ok_or("its share is in no file, where a new one could take its place")?;
-        self.on_disk(file, ShareFile::check_writable).await?;
         Ok((file, Instant::now() + left.min(MAX_REFRESH)))
     }
 
@@ -278,7 +324,7 @@ impl Refresher {
         // What was dealt by others among them would be as good: all signers take part.
         let dealers = Quorum::new(threshold.signers().take(threshold.t().into()));
         let dealers = dealers.map_err(|error| error.to_string())?;
-        let document = self.load(file, threshold, &key).await?;
+        let document = self.on_share(file, threshold, ShareFile::load).await?;
         let engine = self.engine.clone();
         let begin = move |session| {
             engine.renew(
@@ -339,15 +385,22 @@ impl Refresher {
         result.map_err(|failure| failure.abort.to_string())
     }
 
-    async fn load(&self, file: &ShareFile, threshold: Threshold, key: &str) -> Result<ShareDocument, String> {
-        let (cluster, key, index) = (self.cluster.clone(), key.to_owned(), self.party.index());
+    /// Does something with a share file, with what it must hold.
+    async fn on_share<T: Send + 'static, E: fmt::Display + Send + 'static>(
+        &self,
+        file: &ShareFile,
+        threshold: Threshold,
+        work: impl FnOnce(&ShareFile, &Expected<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, String> {
+        let (cluster, key) = (self.cluster.clone(), self.holding.current().key.id.clone());
+        let index = self.party.index();
         self.on_disk(file, move |file| {
-            file.load(&Expected { cluster: &cluster, key: &key, index, threshold })
+            work(file, &Expected { cluster: &cluster, key: &key, index, threshold })
         })
         .await
     }
 
-    async fn on_disk<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+    async fn on_disk<T: Send + 'static, E: fmt::Display + Send + 'static>(
         &self,
         file: &ShareFile,
         work: impl FnOnce(&ShareFile) -> Result<T, E> + Send + 'static,
@@ -361,10 +414,12 @@ impl Refresher {
 
     /// Puts the next share in the place of the one that is there; `stored` is what the others have said, for those who
     /// have not heard it.
-    async fn settle(&self, file: &ShareFile, stored: Vec<Signed>) -> Result<(), String> {
-        let Some(Next { held: next, .. }) = self.holding.next() else { return Ok(()) };
+    async fn settle(&self, file: &ShareFile, next: &Held, stored: Vec<Signed>) -> Result<(), String> {
         let words = serde_json::to_vec(&stored).map_err(|error| error.to_string())?;
-        self.on_disk(file, move |file| file.settle(&words)).await?;
+        let commitment = next.commitment;
+        let settle =
+            move |file: &ShareFile, expected: &Expected<'_>| file.settle(expected, commitment, &words);
+        self.on_share(file, next.key.threshold, settle).await?;
         let KeyAnnouncement { id, epoch, .. } = &next.key;
         let settled = Event::Settled { key: id.clone(), epoch: *epoch };
         if let Err(error) = self.journal.hold(*epoch, vec![settled]).await {
@@ -409,8 +464,10 @@ impl Refresher {
             };
             let _turn = self.turn.lock().await;
             // A meeting may have come in between.
-            if same(&self.holding.next())
-                && let Err(error) = self.settle(file, heard).await
+            let next = self.holding.next();
+            if same(&next)
+                && let Some(next) = next
+                && let Err(error) = self.settle(file, &next.held, heard).await
             {
                 tracing::error!(%error, "the next share is not in its place yet");
                 sleep(PAUSE).await;
@@ -455,6 +512,9 @@ impl Refresher {
 
     /// What another signer of the key said of itself. It does not matter how long ago.
     fn read(&self, word: &Signed, threshold: Threshold) -> Result<Heartbeat, WireError> {
+        if word.body.len() > MAX_WORD {
+            return Err(WireError::Malformed(format!("a heartbeat of {} bytes", word.body.len())));
+        }
         let heartbeat: Heartbeat = self.party.endpoint.reader().open(word)?;
         let signer = heartbeat.signer;
         if signer != word.signer || signer == self.party.index() || !threshold.contains(signer) {

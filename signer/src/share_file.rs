@@ -4,9 +4,11 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use tss_common::wire::Commitment;
 use tss_mpc::{ShareDocument, SignerIndex, Threshold};
 use zeroize::Zeroizing;
 
+use crate::report;
 use crate::secret_file::{self, Problem, Protection, SecretFileError};
 
 const WHAT: &str = "share";
@@ -33,12 +35,13 @@ pub fn load(
     expected: &Expected<'_>,
     age_identity: Option<&Path>,
 ) -> Result<ShareDocument, SecretFileError> {
-    let read = || {
-        let document = ShareDocument::from_json(&secret_file::read(file, age_identity)?)?;
-        check(&document, expected)?;
-        Ok(document)
-    };
-    read().map_err(|problem: Problem| problem.at(WHAT, file))
+    read(file, expected, age_identity).map_err(|problem| problem.at(WHAT, file))
+}
+
+fn read(file: &Path, expected: &Expected<'_>, age_identity: Option<&Path>) -> Result<ShareDocument, Problem> {
+    let document = ShareDocument::from_json(&secret_file::read(file, age_identity)?)?;
+    check(&document, expected)?;
+    Ok(document)
 }
 
 fn check(document: &ShareDocument, expected: &Expected<'_>) -> Result<(), Problem> {
@@ -88,7 +91,11 @@ impl ShareFile {
     /// # Errors
     /// [`SecretFileError`] saying what is wrong.
     pub fn load(&self, expected: &Expected<'_>) -> Result<ShareDocument, SecretFileError> {
-        load(&self.file, expected, self.age_identity.as_deref())
+        self.read(expected).map_err(|problem| problem.at(WHAT, &self.file))
+    }
+
+    fn read(&self, expected: &Expected<'_>) -> Result<ShareDocument, Problem> {
+        read(&self.file, expected, self.age_identity.as_deref())
     }
 
     /// The next share, if there is one, and whether it is frozen.
@@ -131,12 +138,18 @@ impl ShareFile {
         write().map_err(|problem: Problem| problem.at(WHAT, &self.next()))
     }
 
-    /// Freezes the next share; durable when it returns.
+    /// Freezes the next share; durable when it returns. Nothing happens if it is frozen.
     ///
     /// # Errors
-    /// [`SecretFileError`] saying what is wrong.
+    /// [`SecretFileError`] saying what is wrong: it can be tried again.
     pub fn freeze(&self) -> Result<(), SecretFileError> {
-        secret_file::rename(&self.next(), &self.frozen()).map_err(|problem| problem.at(WHAT, &self.next()))
+        let freeze = || {
+            if self.frozen().try_exists()? && !self.next().try_exists()? {
+                return Ok(secret_file::sync_folder(&self.file)?);
+            }
+            secret_file::rename(&self.next(), &self.frozen())
+        };
+        freeze().map_err(|problem: Problem| problem.at(WHAT, &self.next()))
     }
 
     /// Removes the next share, if there is one; durable when it returns.
@@ -149,12 +162,17 @@ impl ShareFile {
             .try_for_each(|file| secret_file::remove(file).map_err(|problem| problem.at(WHAT, file)))
     }
 
-    /// Puts the next share in the place of the one that is there, which is gone then; durable when it returns. `stored` is
-    /// why. Nothing happens where none waits: it is in place.
+    /// Puts the next share, of which this is the commitment, in the place of the one that is there, which is gone then;
+    /// durable when it returns. `stored` is why. Nothing happens where it is in place.
     ///
     /// # Errors
     /// [`SecretFileError`] saying what is wrong: it can be tried again.
-    pub fn settle(&self, stored: &[u8]) -> Result<(), SecretFileError> {
+    pub fn settle(
+        &self,
+        expected: &Expected<'_>,
+        next: Commitment,
+        stored: &[u8],
+    ) -> Result<(), SecretFileError> {
         let settle = || {
             secret_file::write_whole(&self.stored(), Zeroizing::new(stored.to_vec()), &Protection::None)?;
             for waiting in [self.frozen(), self.next()] {
@@ -163,6 +181,11 @@ impl ShareFile {
                 }
             }
             // It may be there because of a try whose end was not certain.
+            let found = Commitment(report::commitment(&self.read(expected)?));
+            if found != next {
+                let (found, expected) = (hex::encode(found.0), hex::encode(next.0));
+                return Err(Problem::Other { what: "commitment", found, expected });
+            }
             Ok(secret_file::sync_folder(&self.file)?)
         };
         settle().map_err(|problem: Problem| problem.at(WHAT, &self.file))
@@ -249,16 +272,21 @@ mod tests {
             file.save_next(&share(epoch)).unwrap();
             if frozen {
                 file.freeze().unwrap();
+                file.freeze().unwrap();
             }
             assert_eq!(epochs(), (epoch - 1, Some((epoch, frozen))));
             // Twice: the first time may have been interrupted.
-            file.settle(b"words").unwrap();
-            file.settle(b"words").unwrap();
+            let next = Commitment(report::commitment(&file.load_next(&expected()).unwrap().unwrap().0));
+            file.settle(&expected(), next, b"words").unwrap();
+            file.settle(&expected(), next, b"words").unwrap();
             assert_eq!((epochs(), file.load_stored()), ((epoch, None), Some(b"words".to_vec())));
         }
         file.save_next(&share(4)).unwrap();
         file.freeze().unwrap();
         file.discard_next().unwrap();
+        assert_eq!(epochs(), (3, None));
+        let error = file.settle(&expected(), Commitment([7; 32]), b"words").unwrap_err().to_string();
+        assert!(error.contains("commitment") && error.contains("0707"), "{error}");
         assert_eq!(epochs(), (3, None));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
@@ -283,7 +311,7 @@ mod tests {
             file.save_next(&share(2)).unwrap();
             let next = std::fs::read(folder.path().join(format!("{name}.next"))).unwrap();
             assert!(secret_file::is_encrypted(&next));
-            file.settle(b"[]").unwrap();
+            file.settle(&expected(), Commitment([0; 32]), b"[]").unwrap();
             assert_eq!(file.load(&expected()).unwrap().epoch, 2);
         }
     }

@@ -127,8 +127,10 @@ impl Network {
             let share = share(&self.installation, signer);
             assert_eq!(share["epoch"], epoch);
             assert_eq!(share["core"]["public_key"], self.public_key.as_str());
-            let next = self.installation.folder().join(format!("signer{signer}.store.next"));
-            assert!(!next.exists(), "{}", next.display());
+            for what in ["next", "next.frozen", "next.draft"] {
+                let next = self.installation.folder().join(format!("signer{signer}.store.{what}"));
+                assert!(!next.exists(), "{}", next.display());
+            }
         }
     }
 

@@ -91,9 +91,9 @@ pub async fn order(
     let key = keys::find(&shared, &caller, &id)?;
     let (bus, presence, config) = (&shared.bus, &shared.presence, &shared.config);
     let ordered = shared.refreshes.order(bus, presence, config.engine, &config.cluster, &key).await;
-    let refresh = ordered?;
-    tracing::info!(key = %key.id, %refresh, epoch = key.epoch, by = caller.subject(), "a refresh was asked for");
-    Ok((StatusCode::ACCEPTED, Json(Ordered { key: key.id, refresh, epoch: key.epoch })))
+    let (refresh, epoch) = ordered?;
+    tracing::info!(key = %key.id, %refresh, epoch, by = caller.subject(), "a refresh was asked for");
+    Ok((StatusCode::ACCEPTED, Json(Ordered { key: key.id, refresh, epoch })))
 }
 
 impl From<Unordered> for Problem {
