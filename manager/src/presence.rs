@@ -41,12 +41,16 @@ impl Seen {
 
     /// Whether it can sign with a key by a protocol now.
     fn is_usable(&self, key: &KeyRecord, engine: EngineId, now: Instant) -> bool {
-        let held = &self.heartbeat.key;
         self.is_live(now)
-            && (&held.id, held.epoch, held.public_key) == (&key.id, key.epoch, key.public_key)
-            && self.heartbeat.engines.contains(&engine)
+            && holds(&self.heartbeat, key, engine)
+            && self.heartbeat.key.epoch == key.epoch
             && key.threshold.contains(self.heartbeat.signer)
     }
+}
+
+/// Whether a signer holds a share of a key, of whatever epoch, and speaks a protocol.
+pub fn holds(Heartbeat { key: held, engines, .. }: &Heartbeat, key: &KeyRecord, engine: EngineId) -> bool {
+    (&held.id, held.public_key) == (&key.id, key.public_key) && engines.contains(&engine)
 }
 
 /// A quorum that was chosen. Its signers count as busy with it until it is dropped.

@@ -2,7 +2,6 @@
 //! no more: how far they are, the signers say with their heartbeats.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tss_common::wire::{self, Heartbeat, Refresh, RefreshOrder, RefreshStep};
 use tss_mpc::{EngineId, SignerIndex};
 use uuid::Uuid;
 
-use crate::presence::Presence;
+use crate::presence::{self, Presence};
 use crate::store::KeyRecord;
 
 /// How long the signers have.
@@ -46,43 +45,26 @@ pub enum Unordered {
     /// Some cannot take part.
     #[error(
         "{} missing: a refresh takes all {all} signers of the key, live and with epoch {epoch} of it",
-        Are(missing)
+        who(missing, ["is", "are"])
     )]
     Missing {
         /// Who.
         missing: Vec<SignerIndex>,
         /// How many there are.
         all: u8,
-        /// The epoch on record.
+        /// The epoch that was to end.
         epoch: u64,
     },
     /// The bus did not take the orders to some.
-    #[error("{} not told: the message bus did not take the order", Were(.0))]
+    #[error("{} not told: the message bus did not take the order", who(.0, ["was", "were"]))]
     Untold(Vec<SignerIndex>),
 }
 
 /// `signer 2 is`, `signers 2, 3 are`.
-struct Are<'a>(&'a [SignerIndex]);
-
-/// `signer 2 was`, `signers 2, 3 were`.
-struct Were<'a>(&'a [SignerIndex]);
-
-impl fmt::Display for Are<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_signers(f, self.0, ["is", "are"])
-    }
-}
-
-impl fmt::Display for Were<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_signers(f, self.0, ["was", "were"])
-    }
-}
-
-fn write_signers(f: &mut fmt::Formatter<'_>, signers: &[SignerIndex], [one, many]: [&str; 2]) -> fmt::Result {
+fn who(signers: &[SignerIndex], [one, many]: [&str; 2]) -> String {
     let numbers: Vec<_> = signers.iter().map(ToString::to_string).collect();
     let (who, verb) = if numbers.len() == 1 { ("signer", one) } else { ("signers", many) };
-    write!(f, "{who} {} {verb}", numbers.join(", "))
+    format!("{who} {} {verb}", numbers.join(", "))
 }
 
 impl Refreshes {
@@ -104,9 +86,7 @@ impl Refreshes {
         key: &KeyRecord,
     ) -> Result<(Uuid, u64), Unordered> {
         let live = presence.live();
-        let of_key = live.iter().filter(|Heartbeat { key: held, engines, .. }| {
-            (&held.id, held.public_key) == (&key.id, key.public_key) && engines.contains(&engine)
-        });
+        let of_key = live.iter().filter(|heartbeat| presence::holds(heartbeat, key, engine));
         let epochs: BTreeMap<_, _> =
             of_key.map(|heartbeat| (heartbeat.signer, heartbeat.key.epoch)).collect();
         // Where some sign with the next epoch already, those who do not need them: all end the one before together.

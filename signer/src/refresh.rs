@@ -292,7 +292,6 @@ impl Refresher {
             shares: held.commitment,
             next: next.as_ref().map(|next| next.held.commitment),
         };
-        // All are there, and nothing has been told.
         let before = async {
             if next.is_some_and(|next| !next.frozen) {
                 self.on_disk(file, ShareFile::freeze).await?;
@@ -305,8 +304,7 @@ impl Refresher {
             let machine = RoundMachine::new(Meeting(index, standing), index, others, rounds);
             Ok(Box::new(machine) as Box<dyn Machine<Output = BTreeMap<SignerIndex, Standing>>>)
         };
-        let intent = self.intent("meeting", refresh, None);
-        self.session(refresh, MEETING, quorum, intent, end, before, begin).await
+        self.session(refresh, None, quorum, end, before, begin).await
     }
 
     /// Makes new shares with the others.
@@ -332,12 +330,11 @@ impl Refresher {
                 Some(&document),
             )
         };
-        let intent = self.intent("dealing", refresh, Some(meeting));
-        self.session(refresh, DEALING, quorum, intent, end, async { Ok(()) }, begin).await
+        self.session(refresh, Some(meeting), quorum, end, async { Ok(()) }, begin).await
     }
 
     /// What the signers of a session have to agree on.
-    fn intent(&self, session: &str, refresh: &Refresh, after: Option<SessionId>) -> [u8; 32] {
+    fn intent(session: &str, refresh: &Refresh, after: Option<SessionId>) -> [u8; 32] {
         let epoch = refresh.epoch.to_be_bytes();
         let mut fields: Vec<&[u8]> = vec![
             session.as_bytes(),
@@ -350,17 +347,17 @@ impl Refresher {
         hash_fields("tss.network/refresh/v1", &fields)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what the two sessions have in common takes more")]
+    /// Runs the meeting, or the session `after` it. `before` is done when all are there, and nothing has been told.
     async fn session<T: Send + 'static>(
         &self,
         refresh: &Refresh,
-        number: u32,
+        after: Option<SessionId>,
         quorum: &Quorum,
-        intent: [u8; 32],
         end: Instant,
         before: impl Future<Output = Result<(), String>>,
         begin: impl FnOnce(SessionId) -> Result<Box<dyn Machine<Output = T>>, SetupError> + Send + 'static,
     ) -> Result<Done<T>, String> {
+        let (number, session) = if after.is_none() { (MEETING, "meeting") } else { (DEALING, "dealing") };
         let context = SessionContext {
             operation: Operation::Renew,
             cluster: &refresh.cluster,
@@ -370,7 +367,7 @@ impl Refresher {
             request: refresh.id,
             attempt: number,
             quorum,
-            intent,
+            intent: Self::intent(session, refresh, after),
         };
         let slot = (refresh.id, number);
         let messages = self.router.open(slot).ok_or("it took part in it before")?;
@@ -531,18 +528,8 @@ impl Refresher {
         loop {
             let stored = changes.borrow_and_update().clone();
             if !stored.is_empty() {
-                let told = match wire::to_json(&Notice::Stored(stored)) {
-                    Ok(bytes) => self
-                        .party
-                        .bus
-                        .publish(Address::Presence, bytes)
-                        .await
-                        .map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                };
-                if let Err(error) = told {
-                    tracing::debug!(%error, "what the others have stored was not passed on");
-                }
+                let lost = "what the others have stored was not passed on";
+                self.party.tell(Ok(Notice::Stored(stored)), lost).await;
             }
             tokio::select! {
                 () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),

@@ -211,8 +211,14 @@ pub(crate) fn check_writable(file: &Path) -> Result<(), Problem> {
 }
 
 fn draft(file: &Path) -> PathBuf {
+    beside(file, "draft")
+}
+
+/// The file that has the name of this one, a dot and `what`.
+pub(crate) fn beside(file: &Path, what: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push(".draft");
+    name.push(".");
+    name.push(what);
     name.into()
 }
 

@@ -621,16 +621,7 @@ impl Inner {
 
     /// Tells all managers something, once.
     async fn tell<T: Serialize>(&self, what: &T, notice: fn(Signed) -> Notice, lost: &'static str) {
-        let signed = self.party.endpoint.sign(what);
-        let sent = match signed.and_then(|signed| wire::to_json(&notice(signed))) {
-            Ok(bytes) => {
-                self.party.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string())
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = sent {
-            tracing::debug!(%error, lost);
-        }
+        self.party.tell(self.party.endpoint.sign(what).map(notice), lost).await;
     }
 }
 

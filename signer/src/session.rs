@@ -15,6 +15,7 @@ use tss_common::bus::{Address, Bus, BusError};
 use tss_common::ed25519::Signature;
 use tss_common::envelope::{Endpoint, Header, Letter};
 use tss_common::session::{Nonce, SessionContext};
+use tss_common::wire::{self, Notice, WireError};
 use tss_mpc::rounds::{decode, encode};
 use tss_mpc::{Abort, Incoming, Machine, Outgoing, Recipient, SessionId, SetupError, SignerIndex, Step};
 
@@ -42,6 +43,17 @@ impl Party {
     /// Which signer it is.
     pub fn index(&self) -> SignerIndex {
         self.endpoint.index()
+    }
+
+    /// Tells all who listen something, once; `lost` is what is logged if that cannot be.
+    pub async fn tell(&self, notice: Result<Notice, WireError>, lost: &'static str) {
+        let sent = match notice.and_then(|notice| wire::to_json(&notice)) {
+            Ok(bytes) => self.bus.publish(Address::Presence, bytes).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, lost);
+        }
     }
 }
 

@@ -197,22 +197,15 @@ impl ShareFile {
     }
 
     fn next(&self) -> PathBuf {
-        self.beside("next")
+        secret_file::beside(&self.file, "next")
     }
 
     fn frozen(&self) -> PathBuf {
-        self.beside("next.frozen")
+        secret_file::beside(&self.file, "next.frozen")
     }
 
     fn stored(&self) -> PathBuf {
-        self.beside("stored")
-    }
-
-    fn beside(&self, what: &str) -> PathBuf {
-        let mut name = self.file.clone().into_os_string();
-        name.push(".");
-        name.push(what);
-        name.into()
+        secret_file::beside(&self.file, "stored")
     }
 }
 

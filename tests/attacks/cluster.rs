@@ -227,12 +227,16 @@ impl Cluster {
         file
     }
 
+    /// The share in it.
+    pub(crate) fn stored_share(&self, signer: u8) -> ShareDocument {
+        ShareDocument::from_json(&std::fs::read(self.share_file(signer)).unwrap()).unwrap()
+    }
+
     /// What a signer starts from.
     pub(crate) fn options(&self, signer: u8) -> SignerOptions {
-        let file = self.share_file(signer);
         SignerOptions {
-            share: ShareDocument::from_json(&std::fs::read(&file).unwrap()).unwrap(),
-            share_file: Some(ShareFile::new(file, None)),
+            share: self.stored_share(signer),
+            share_file: Some(ShareFile::new(self.share_file(signer), None)),
             refresh_pause: self.refresh_pause,
             identity: self.identity(signer),
             roster: self.roster.clone(),
@@ -437,7 +441,7 @@ impl Cluster {
                 (heartbeat.key.epoch == epoch && heartbeat.next.is_none()).then_some(())
             })
             .await;
-            let share = ShareDocument::from_json(&std::fs::read(self.share_file(signer)).unwrap()).unwrap();
+            let share = self.stored_share(signer);
             assert_eq!((share.epoch, share.core.public_key), (epoch, self.key.share(1).core.public_key));
         }
     }

@@ -11,7 +11,7 @@ use tss_common::config::Config;
 use tss_common::envelope::Header;
 use tss_common::wire::{self, Heartbeat, Notice, Refresh, RefreshStep, Refreshing};
 use tss_manager::store::{self, KeyRecord};
-use tss_mpc::{Dkls23, Engine as _, Quorum, SessionId, ShareDocument, SignSetup, Signature};
+use tss_mpc::{Dkls23, Engine as _, Quorum, SessionId, SignSetup, Signature};
 use tss_signer::Signer;
 use uuid::Uuid;
 
@@ -118,10 +118,9 @@ async fn shares_that_are_as_old_as_they_may_be_are_made_anew_without_being_asked
 async fn shares_of_two_epochs_do_not_sign_together() {
     let cluster = Cluster::start(&TWO_OF_THREE).await;
     refreshes(&cluster, 1).await;
-    let new = |signer| ShareDocument::from_json(&std::fs::read(cluster.share_file(signer)).unwrap()).unwrap();
     // A share stolen before and one stolen after: the machines of both, with nobody in between who looks at epochs.
     let quorum = Quorum::new([index(1), index(2)]).unwrap();
-    let machines = [(1, cluster.key.share(1)), (2, new(2))].map(|(signer, share)| {
+    let machines = [(1, cluster.key.share(1)), (2, cluster.stored_share(2))].map(|(signer, share)| {
         let setup = SignSetup {
             session: SessionId([9; 32]),
             quorum: quorum.clone(),
@@ -203,6 +202,27 @@ fn keep_heartbeats_of(cluster: &Cluster, signers: &'static [u8]) {
     });
 }
 
+/// All store a next share, and nobody hears that of the others.
+async fn all_store_and_nobody_hears(cluster: &Cluster) {
+    keep_heartbeats_of(cluster, &ALL);
+    let id = cluster.refresh(cluster.new_refresh(1)).await;
+    until_stored(cluster, &ALL, id).await;
+}
+
+/// All store a next share, and signer 3 alone hears so, and puts its own in place.
+async fn only_3_hears_of_all(cluster: &Cluster) {
+    keep_heartbeats_of(cluster, &[3]);
+    let id = cluster.refresh(cluster.new_refresh(1)).await;
+    until_stored(cluster, &[1, 2], id).await;
+    cluster.until_step(3, id, |step| *step == RefreshStep::Done).await;
+}
+
+async fn until_stored(cluster: &Cluster, signers: &[u8], id: Uuid) {
+    for &signer in signers {
+        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
+    }
+}
+
 /// Everything that was said in the presence of all, to say it again.
 async fn repeat_all_notices(cluster: &Cluster) {
     for (to, body) in cluster.bus.record() {
@@ -215,13 +235,7 @@ async fn repeat_all_notices(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signers_that_have_not_heard_of_all_others_sign_on_with_what_they_had() {
     let mut cluster = Cluster::start(&TWO_OF_THREE).await;
-    keep_heartbeats_of(&cluster, &[3]);
-    let id = cluster.refresh(cluster.new_refresh(1)).await;
-    for signer in [1, 2] {
-        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
-    }
-    // Signer 3 has heard that all have theirs.
-    cluster.until_step(3, id, |step| *step == RefreshStep::Done).await;
+    only_3_hears_of_all(&cluster).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     cluster.signs_at(1, &[1, 2]).await;
     // Also when they have been started again.
@@ -239,42 +253,35 @@ async fn signers_that_have_not_heard_of_all_others_sign_on_with_what_they_had() 
     cluster.stop().await;
 }
 
+/// Has the broker swallow this one of the messages of a refresh to signer 3; yields how many there have been.
+fn keep_the_last_from_3(cluster: &Cluster, id: Uuid, last: usize) -> Arc<AtomicUsize> {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counted = heard.clone();
+    cluster.bus.tamper(move |message| {
+        let of_the_refresh = message.to == Address::Rounds(index(3))
+            && Header::peek(&message.body).is_ok_and(|header| header.request == id);
+        if of_the_refresh && counted.fetch_add(1, Ordering::Relaxed) + 1 == last {
+            return Vec::new();
+        }
+        vec![message]
+    });
+    heard
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_speaks_for_a_signer_that_has_not_stored_its_share() {
     let cluster = Cluster::start(&TWO_OF_THREE).await;
-    // What signer 3 hears of the others' shares it never can act on: it gets all but the last message of each.
-    let heard = Arc::new(AtomicUsize::new(0));
-    let refresh = cluster.new_refresh(1);
-    let (id, counted) = (refresh.id, heard.clone());
-    cluster.bus.tamper(move |message| {
-        if message.to == Address::Rounds(index(3))
-            && Header::peek(&message.body).is_ok_and(|header| header.request == id)
-        {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }
-        vec![message]
-    });
-    cluster.refresh(refresh).await;
+    // How many messages signer 3 gets.
+    let whole = cluster.new_refresh(1);
+    let heard = keep_the_last_from_3(&cluster, whole.id, usize::MAX);
+    cluster.refresh(whole).await;
     cluster.until_epoch(2).await;
-    let messages = heard.load(Ordering::Relaxed);
 
+    // Now all but the last, so that it has no share when the others have theirs.
     let refresh = cluster.new_refresh(2);
-    let (id, mut heard) = (refresh.id, 0);
-    cluster.bus.tamper(move |message| {
-        if message.to == Address::Rounds(index(3))
-            && Header::peek(&message.body).is_ok_and(|header| header.request == id)
-        {
-            heard += 1;
-            if heard == messages {
-                return Vec::new();
-            }
-        }
-        vec![message]
-    });
-    cluster.refresh(refresh).await;
-    for signer in [1, 2] {
-        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
-    }
+    keep_the_last_from_3(&cluster, refresh.id, heard.load(Ordering::Relaxed));
+    let id = cluster.refresh(refresh).await;
+    until_stored(&cluster, &[1, 2], id).await;
     why(&cluster, 3, id).await;
     cluster.bus.behave();
     let stored = cluster.heartbeat(1).unwrap().next;
@@ -335,12 +342,7 @@ async fn a_refresh_that_does_not_fit_is_refused_and_says_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_has_removed_after_a_meeting_nobody_signs_with_whoever_lies_to_the_other() {
     let mut cluster = Cluster::start(&TWO_OF_THREE).await;
-    // All have stored the next share, and nobody has heard that of the others.
-    keep_heartbeats_of(&cluster, &ALL);
-    let id = cluster.refresh(cluster.new_refresh(1)).await;
-    for signer in ALL {
-        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
-    }
+    all_store_and_nobody_hears(&cluster).await;
     let stored = cluster.heartbeat(3).unwrap();
     assert!(stored.next.is_some());
     // Signer 3 is the attacker's: at the next meeting it says that it has none, and lets only signer 1 see the meeting end.
@@ -390,12 +392,7 @@ async fn what_one_has_removed_after_a_meeting_nobody_signs_with_whoever_lies_to_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_not_heard_a_signer_that_is_gone_for_ever_hears_of_it_from_the_others() {
     let mut cluster = Cluster::start(&TWO_OF_THREE).await;
-    keep_heartbeats_of(&cluster, &[3]);
-    let id = cluster.refresh(cluster.new_refresh(1)).await;
-    for signer in [1, 2] {
-        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
-    }
-    cluster.until_step(3, id, |step| *step == RefreshStep::Done).await;
+    only_3_hears_of_all(&cluster).await;
     // Signer 1 hears signer 3, and signer 2 does not; then signer 3 is gone.
     cluster.stop_signer(2).await;
     cluster.bus.behave();
@@ -418,12 +415,7 @@ async fn whoever_has_not_heard_a_signer_that_is_gone_for_ever_hears_of_it_from_t
 /// A cluster in which all have stored the next share, and only these have seen the end of the meeting that found that out.
 async fn after_a_meeting_whose_end_only_these_saw(saw: &'static [u8]) -> Cluster {
     let cluster = Cluster::start(&TWO_OF_THREE).await;
-    // All have stored the next share, and nobody has heard that of the others.
-    keep_heartbeats_of(&cluster, &ALL);
-    let id = cluster.refresh(cluster.new_refresh(1)).await;
-    for signer in ALL {
-        cluster.until_step(signer, id, |step| *step == RefreshStep::Stored).await;
-    }
+    all_store_and_nobody_hears(&cluster).await;
     // At the meeting in which they find that out, only these see the end.
     let refresh = Refresh { expires: from_now(20), ..cluster.new_refresh(1) };
     let id = refresh.id;

@@ -1,8 +1,10 @@
 //! How answers are printed: as text for people, or as JSON for scripts.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -117,6 +119,17 @@ pub(crate) fn quorum(quorum: Option<&[u8]>) -> String {
 /// A time to the second.
 pub(crate) fn seconds(time: Timestamp) -> String {
     format!("{time:.0}")
+}
+
+/// What a terminal shows while something is waited for.
+pub(crate) fn spinner(message: String) -> ProgressBar {
+    let progress = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
+        progress.set_style(style);
+    }
+    progress.set_message(message);
+    progress.enable_steady_tick(Duration::from_millis(100));
+    progress
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 use tss_client::Client;
@@ -54,12 +53,7 @@ pub(crate) async fn run(arguments: RefreshArguments, printer: Printer) -> anyhow
 
 /// Waits until all signers have new shares; yields their epoch. A terminal shows how far they are.
 async fn follow(client: &Client, ordered: &Refresh, patience: Duration) -> anyhow::Result<u64> {
-    let progress = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
-        progress.set_style(style);
-    }
-    progress.set_message(format!("key {}: the signers are told", output::plain(&ordered.key)));
-    progress.enable_steady_tick(Duration::from_millis(100));
+    let progress = output::spinner(format!("key {}: the signers are told", output::plain(&ordered.key)));
     let mut last = None;
     let until_done = async {
         loop {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tss_client::types::{DryRun, Encoding, HashAlgorithm, SignRequest, Signed, Verdict};
 use tss_client::{Client, MAX_BODY};
@@ -189,12 +188,7 @@ fn read_approvals(files: &[PathBuf]) -> anyhow::Result<Vec<tss_client::types::Ap
 
 /// Waits for a signature; a terminal shows that it does.
 async fn signature(client: &Client, id: Uuid, patience: Duration) -> anyhow::Result<Signed> {
-    let progress = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} request {msg} is being signed  {elapsed}") {
-        progress.set_style(style);
-    }
-    progress.set_message(id.to_string());
-    progress.enable_steady_tick(Duration::from_millis(100));
+    let progress = output::spinner(format!("request {id} is being signed"));
     let signed = client.signature(id, patience).await;
     progress.finish_and_clear();
     signed?.ok_or_else(|| {
