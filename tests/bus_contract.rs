@@ -65,6 +65,7 @@ contract! {
     what_a_lost_subscriber_held_goes_to_another,
     a_delivery_can_be_acknowledged_after_the_subscription_is_dropped,
     one_signer_does_not_see_what_is_for_another,
+    a_signer_and_its_ceremony_do_not_take_each_others_messages,
     requests_keep_their_order,
     rounds_keep_their_order,
     a_full_inbox_for_rounds_drops_the_oldest,
@@ -93,6 +94,7 @@ mod cases {
 
     pub(super) async fn a_round_published_before_anyone_listens_arrives(bus: Arc<dyn Bus>) {
         arrives_later(&*bus, Address::Rounds(signer(1))).await;
+        arrives_later(&*bus, Address::Ceremonies(signer(1))).await;
     }
 
     async fn arrives_later(bus: &dyn Bus, address: Address) {
@@ -230,6 +232,19 @@ mod cases {
             publish(&*bus, make(signer(1)), "for one").await;
             let delivery = next(&mut one).await;
             assert_eq!(delivery.body, "for one");
+            delivery.ack();
+            assert_silent(&mut two).await;
+        }
+    }
+
+    pub(super) async fn a_signer_and_its_ceremony_do_not_take_each_others_messages(bus: Arc<dyn Bus>) {
+        let [rounds, ceremonies] = [Address::Rounds(signer(1)), Address::Ceremonies(signer(1))];
+        for (to, other) in [(rounds, ceremonies), (ceremonies, rounds)] {
+            let mut one = subscribe(&*bus, to, 10).await;
+            let mut two = subscribe(&*bus, other, 10).await;
+            publish(&*bus, to, "mine").await;
+            let delivery = next(&mut one).await;
+            assert_eq!(delivery.body, "mine");
             delivery.ack();
             assert_silent(&mut two).await;
         }

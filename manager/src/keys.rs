@@ -16,6 +16,7 @@ use crate::store::{KeyRecord, Store, StoreError};
 
 /// The keys on record, by id.
 pub struct Keys {
+    /// What the configuration says: how the first record of a key has to be.
     expected: Threshold,
     told: Option<(String, PublicKey)>,
     store: Arc<dyn Store>,
@@ -33,7 +34,7 @@ pub enum Unrecorded {
 }
 
 impl Keys {
-    /// No keys yet, and only such with this threshold will do; under the id of `told`, only its public key.
+    /// No keys yet, and only such with this threshold will do at first; under the id of `told`, only its public key.
     pub fn new(expected: Threshold, told: Option<(String, PublicKey)>, store: Arc<dyn Store>) -> Self {
         Self { expected, told, store, known: Mutex::default(), changed: watch::Sender::new(()) }
     }
@@ -116,12 +117,6 @@ impl Keys {
 
     /// What to put on record for an announcement; `None` when it is there.
     fn judge(&self, key: &KeyAnnouncement, agreeing: usize) -> Result<Option<KeyRecord>, Unrecorded> {
-        if key.threshold != self.expected {
-            return Err(Unrecorded::Conflict(format!(
-                "the key is {}, but `threshold` and `total_parties` say {}",
-                key.threshold, self.expected
-            )));
-        }
         if let Some(told) = self.other_than_told(&key.id, key.public_key) {
             return Err(Unrecorded::Conflict(format!(
                 "key `{}` has public key {}, but `public_key` says {told}",
@@ -138,10 +133,16 @@ impl Keys {
             if key.epoch <= known.epoch {
                 return Ok(None);
             }
-            // Who was malicious among the signers before must not end their epoch.
+            // Who was malicious among the signers before must not end their epoch. Those who may, say what the next one's
+            // threshold is: shares can have been made for more or fewer signers.
             if agreeing < usize::from(known.threshold.t()) {
                 return Err(Unrecorded::TooFew);
             }
+        } else if key.threshold != self.expected {
+            return Err(Unrecorded::Conflict(format!(
+                "the key is {}, but `threshold` and `total_parties` say {}",
+                key.threshold, self.expected
+            )));
         }
         if agreeing < usize::from(key.threshold.t()) {
             return Err(Unrecorded::TooFew);
@@ -202,6 +203,39 @@ mod tests {
         assert_eq!(epoch(), 2);
         // Other managers, and this one when it starts again, find it in the store.
         let again = Keys::new(Threshold::new(2, 3).unwrap(), None, store);
+        again.load().await.unwrap();
+        assert_eq!(again.get("default"), keys.get("default"));
+    }
+
+    #[tokio::test]
+    async fn shares_for_other_signers_count_once_as_many_have_them_as_signed_before_and_as_sign_with_them() {
+        let ours = public_key("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798");
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&folder.path().join("store")).unwrap());
+        let of = |t, n| Threshold::new(t, n).unwrap();
+        let keys = Keys::new(of(2, 3), None, store.clone());
+        // So many signers, with shares of this epoch and threshold.
+        let live = |signers: u8, epoch, threshold| {
+            let announced = KeyAnnouncement { epoch, threshold, ..announcement(ours) };
+            (1..=signers).map(|i| (SignerIndex::new(i).unwrap(), announced.clone())).collect()
+        };
+        let stands = || keys.get("default").map(|key| (key.epoch, key.threshold));
+        // The first has to be what the configuration says.
+        keys.consider(&live(3, 1, of(3, 5))).await.unwrap();
+        assert_eq!(stands(), None);
+        keys.consider(&live(2, 1, of(2, 3))).await.unwrap();
+        // Two signed before, three sign with the next.
+        keys.consider(&live(2, 2, of(3, 5))).await.unwrap();
+        assert_eq!(stands(), Some((1, of(2, 3))));
+        keys.consider(&live(3, 2, of(3, 5))).await.unwrap();
+        assert_eq!(stands(), Some((2, of(3, 5))));
+        // And back: two would do with the next, but cannot end the epoch of three.
+        keys.consider(&live(2, 3, of(2, 3))).await.unwrap();
+        assert_eq!(stands(), Some((2, of(3, 5))));
+        keys.consider(&live(3, 3, of(2, 3))).await.unwrap();
+        assert_eq!(stands(), Some((3, of(2, 3))));
+        // The configuration may be behind: what is on record counts.
+        let again = Keys::new(of(3, 5), None, store);
         again.load().await.unwrap();
         assert_eq!(again.get("default"), keys.get("default"));
     }

@@ -114,6 +114,8 @@ pub struct Shared {
     pub streams: Arc<Semaphore>,
     /// Connections are about to end: nobody waits for anything any more.
     pub closing: CancellationToken,
+    /// What the configuration says of how many sign.
+    configured: Threshold,
     store: Arc<dyn Store>,
 }
 
@@ -128,8 +130,6 @@ impl Manager {
         let metrics = Metrics::new(&registry);
         let gate = Gate::open(&config, metrics.turned_away.clone()).await?;
         let webhooks = Webhooks::open(&config.webhooks).await?;
-        metrics.signers.set(threshold.n().into());
-        metrics.threshold.set(threshold.t().into());
         let told = config.public_key.map(|public_key| (config.key.clone(), public_key));
         let keys = Arc::new(Keys::new(threshold, told, store.clone()));
         let presence = Arc::new(Presence::default());
@@ -165,6 +165,7 @@ impl Manager {
             refreshes: Refreshes::default(),
             streams,
             closing: CancellationToken::new(),
+            configured: threshold,
             store,
         });
         let manager = Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
@@ -248,6 +249,12 @@ impl Manager {
 }
 
 impl Shared {
+    /// How many signers there are, and how many of them sign: as the key on record has it, which new shares can have
+    /// changed; as the configuration has it until there is one.
+    pub fn threshold(&self) -> Threshold {
+        self.keys.get(&self.config.key).map_or(self.configured, |key| key.threshold)
+    }
+
     /// Asks now and then whether the store is there. Whenever it was not, it is prepared, until that succeeds: another
     /// may be in its place, with nothing in it.
     async fn watch_store(self: Arc<Self>) {
@@ -297,6 +304,9 @@ impl Shared {
         loop {
             let live = self.presence.live();
             self.metrics.live_signers.set(i64::try_from(live.len()).unwrap_or(i64::MAX));
+            let threshold = self.threshold();
+            self.metrics.signers.set(threshold.n().into());
+            self.metrics.threshold.set(threshold.t().into());
             let bus_is_up = *self.bus.state().borrow() == BusState::Up;
             self.metrics.up(Part::Bus, bus_is_up);
             let announced = live.into_iter().map(|heartbeat| (heartbeat.signer, heartbeat.key)).collect();

@@ -83,8 +83,8 @@ pub struct KeygenOptions {
 }
 
 /// Makes a key or its new shares, or takes one over, with all other signers of the roster, which must do the same within
-/// `patience`; yields this signer's share. No signer of the same index may run meanwhile: they would take each other's
-/// messages. When it fails no new share exists that could be used, and it can be tried again.
+/// `patience`; yields this signer's share. A signer of the same index may run meanwhile, with a `data_dir` of its own. When
+/// it fails no new share exists that could be used, and it can be tried again.
 ///
 /// # Errors
 /// Naming whom it waited for in vain, who cheated, or whose share is of another key.
@@ -133,8 +133,9 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
         quorum: &quorum,
         intent,
     };
-    let party = Party { endpoint: Arc::new(endpoint), bus: bus.clone(), compute, metrics };
-    let rounds = bus.subscribe(Address::Rounds(index), IN_FLIGHT).await?;
+    let inbox = Address::Ceremonies;
+    let party = Party { endpoint: Arc::new(endpoint), bus: bus.clone(), inbox, compute, metrics };
+    let rounds = bus.subscribe(inbox(index), IN_FLIGHT).await?;
     let (inbox, messages) = mpsc::channel(IN_FLIGHT.into());
     let taking = take_rounds(rounds, context.request, inbox, &party);
 

@@ -69,7 +69,7 @@ enum Command {
         #[command(flatten)]
         protection: ProtectionArguments,
     },
-    /// Give the key new shares, together with all other signers of the roster, of whom none may run meanwhile, and write
+    /// Give the key new shares, together with all other signers of the roster, and write
     /// this signer's to a new file. The public key stays; threshold and signers are those of the configuration, and can be
     /// others than before.
     Renew(RenewArguments),

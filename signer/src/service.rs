@@ -149,7 +149,8 @@ impl Signer {
         };
         journal.note(vec![opened]).await.context("the signer cannot write its audit log")?;
         let holding = Arc::new(Holding::new(held, next));
-        let party = Arc::new(Party { endpoint: Arc::new(endpoint), bus, compute, metrics });
+        let party =
+            Arc::new(Party { endpoint: Arc::new(endpoint), bus, inbox: Address::Rounds, compute, metrics });
         let router = Arc::new(Router::default());
         let inner = Arc::new(Inner {
             cluster: share.cluster.clone(),

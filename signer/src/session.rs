@@ -33,6 +33,8 @@ pub struct Party {
     pub endpoint: Arc<Endpoint>,
     /// How it reaches the others.
     pub bus: Arc<dyn Bus>,
+    /// Where they listen.
+    pub inbox: fn(SignerIndex) -> Address,
     /// Where it computes.
     pub compute: Compute,
     /// What it counts.
@@ -352,7 +354,7 @@ impl Session<'_> {
     async fn send_one(&self, to: SignerIndex, bytes: Bytes, deadline: Instant) -> Result<(), Abort> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
-            match self.party.bus.publish(Address::Rounds(to), bytes.clone()).await {
+            match self.party.bus.publish((self.party.inbox)(to), bytes.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error @ BusError::TooLong(_)) => return Err(Abort::local(error.to_string())),
                 Err(error) => {

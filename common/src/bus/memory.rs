@@ -111,7 +111,9 @@ impl Bus for MemoryBus {
                 self.announce(&body);
                 Ok(())
             }
-            Address::Requests(_) | Address::Rounds(_) | Address::Results => self.queue(to).push(body),
+            Address::Requests(_) | Address::Rounds(_) | Address::Ceremonies(_) | Address::Results => {
+                self.queue(to).push(body)
+            }
         }
     }
 
@@ -141,7 +143,7 @@ impl Bus for MemoryBus {
                 );
                 tokio::spawn(serving);
             }
-            Address::Rounds(_) => {
+            Address::Rounds(_) | Address::Ceremonies(_) => {
                 tokio::spawn(serve_rounds(self.queue(at), deliveries, self.closed.clone()));
             }
         }
@@ -236,7 +238,7 @@ impl Queue {
     /// Adds a message at the end.
     fn push(&self, body: Bytes) -> Result<(), BusError> {
         let mut waiting = lock(&self.waiting);
-        if let Address::Rounds(_) = self.address {
+        if !self.address.is_durable() {
             waiting.expire(Instant::now());
             while waiting.messages.len() >= ROUNDS_CAPACITY || waiting.bytes + body.len() > ROUNDS_BYTES {
                 waiting.take();
@@ -255,7 +257,7 @@ impl Queue {
     /// Takes the oldest message.
     fn take(&self) -> Option<Message> {
         let mut waiting = lock(&self.waiting);
-        if let Address::Rounds(_) = self.address {
+        if !self.address.is_durable() {
             waiting.expire(Instant::now());
         }
         waiting.take()

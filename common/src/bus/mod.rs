@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | [`Address::Requests`] | one signer | yes, durably | at least once, until acknowledged |
 //! | [`Address::Rounds`] | one signer | briefly, bounded | at most once |
+//! | [`Address::Ceremonies`] | one signer's part in a ceremony | briefly, bounded | at most once |
 //! | [`Address::Results`] | any one manager | yes, durably | at least once, until acknowledged |
 //! | [`Address::Presence`] | every manager | no | at most once |
 
@@ -50,6 +51,9 @@ pub enum Address {
     Requests(SignerIndex),
     /// Protocol messages for one signer.
     Rounds(SignerIndex),
+    /// Protocol messages for a program that makes a key or its new shares in a signer's name, while that signer may run
+    /// and sign: neither takes the other's.
+    Ceremonies(SignerIndex),
     /// Outcomes, each for one of the managers. Publishing returns once the message is stored.
     Results,
     /// Heartbeats and notices for every manager.
@@ -61,7 +65,7 @@ impl Address {
     pub fn is_durable(self) -> bool {
         match self {
             Self::Requests(_) | Self::Results => true,
-            Self::Rounds(_) | Self::Presence => false,
+            Self::Rounds(_) | Self::Ceremonies(_) | Self::Presence => false,
         }
     }
 }

@@ -773,6 +773,7 @@ impl Names {
         let kind = match address {
             Address::Requests(_) => "requests",
             Address::Rounds(_) => "rounds",
+            Address::Ceremonies(_) => "ceremonies",
             Address::Results => "results",
             Address::Presence => "presence",
         };
@@ -782,7 +783,9 @@ impl Names {
     /// What routes a message from its exchange to its queue.
     fn key(address: Address) -> ShortString {
         match address {
-            Address::Requests(signer) | Address::Rounds(signer) => signer.to_string().into(),
+            Address::Requests(signer) | Address::Rounds(signer) | Address::Ceremonies(signer) => {
+                signer.to_string().into()
+            }
             Address::Results => "results".into(),
             Address::Presence => "".into(),
         }
@@ -793,6 +796,7 @@ impl Names {
         match address {
             Address::Requests(signer) => Some(format!("{}.requests.{signer}", self.0).into()),
             Address::Rounds(signer) => Some(format!("{}.rounds.{signer}", self.0).into()),
+            Address::Ceremonies(signer) => Some(format!("{}.ceremonies.{signer}", self.0).into()),
             Address::Results => Some(format!("{}.results", self.0).into()),
             Address::Presence => None,
         }
@@ -807,7 +811,7 @@ impl Names {
     async fn declare(&self, channel: &Channel, address: Address) -> lapin::Result<()> {
         let kind = match address {
             Address::Requests(_) => ExchangeKind::Topic,
-            Address::Rounds(_) | Address::Results => ExchangeKind::Direct,
+            Address::Rounds(_) | Address::Ceremonies(_) | Address::Results => ExchangeKind::Direct,
             Address::Presence => ExchangeKind::Fanout,
         };
         let exchange = self.exchange(address);

@@ -68,15 +68,12 @@ pub struct Key {
 pub async fn health(State(shared): State<Arc<Shared>>) -> Response {
     let key = shared.keys.get(&shared.config.key);
     let well = is_well(&shared);
+    let threshold = shared.threshold();
     let health = Health {
         status: if well { "ok" } else { "unavailable" },
         store: word(shared.coordinator.store_is_up()),
         bus: word(bus_is_up(&shared)),
-        signers: Signers {
-            live: usable_signers(&shared),
-            threshold: shared.config.threshold,
-            total: shared.config.total_parties,
-        },
+        signers: Signers { live: usable_signers(&shared), threshold: threshold.t(), total: threshold.n() },
         key: key.map(|key| Key { id: key.id, epoch: key.epoch, public_key: key.public_key }),
     };
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -92,7 +89,7 @@ pub fn word(up: bool) -> &'static str {
 pub fn is_well(shared: &Shared) -> bool {
     shared.coordinator.store_is_up()
         && bus_is_up(shared)
-        && usable_signers(shared).len() >= usize::from(shared.config.threshold)
+        && usable_signers(shared).len() >= usize::from(shared.threshold().t())
 }
 
 /// The live signers of the key on record. Those of another key, or of another epoch of it, are of no use.
@@ -149,7 +146,7 @@ pub async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 fn holds_another_key(shared: &Shared) -> bool {
     let Some(key) = shared.keys.get(&shared.config.key) else { return false };
     let live = shared.presence.live();
-    live.len() >= usize::from(shared.config.threshold)
+    live.len() >= usize::from(shared.threshold().t())
         && live.iter().all(|heartbeat| heartbeat.key.public_key != key.public_key)
 }
 

@@ -117,7 +117,7 @@ pub async fn overview(
         status: if health::is_well(&shared) { "ok" } else { "unavailable" },
         store: health::word(shared.coordinator.store_is_up()),
         bus: health::word(health::bus_is_up(&shared)),
-        threshold: shared.config.threshold,
+        threshold: shared.threshold().t(),
         signers: signers(&shared),
         keys: keys.collect(),
         unfinished: shared.metrics.unfinished.get(),
@@ -142,12 +142,14 @@ async fn newest(shared: &Shared) -> Result<Vec<Request>, Problem> {
 fn signers(shared: &Shared) -> Vec<Signer> {
     let (live, usable) = (shared.presence.live(), health::usable_signers(shared));
     let heard = shared.presence.heard_at();
-    let all = (1..=shared.config.total_parties).filter_map(|index| SignerIndex::new(index).ok());
-    all.map(|signer| Signer {
-        signer,
-        live: live.iter().any(|heartbeat| heartbeat.signer == signer),
-        usable: usable.contains(&signer),
-        heard_at: heard.get(&signer).copied(),
-    })
-    .collect()
+    shared
+        .threshold()
+        .signers()
+        .map(|signer| Signer {
+            signer,
+            live: live.iter().any(|heartbeat| heartbeat.signer == signer),
+            usable: usable.contains(&signer),
+            heard_at: heard.get(&signer).copied(),
+        })
+        .collect()
 }

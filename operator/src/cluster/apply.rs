@@ -51,7 +51,7 @@ pub struct Applied {
     pub leaving: Vec<String>,
 }
 
-/// Makes what is there what there should be. `held` names the StatefulSets that are not changed now.
+/// Makes what is there what there should be. `held` names the signers whose objects are neither changed nor deleted now.
 ///
 /// # Errors
 /// [`ApplyError`] for the first object that could not be.
@@ -81,7 +81,7 @@ pub async fn apply(
             }
         }
     }
-    for live in orphans(observed, desired) {
+    for live in orphans(observed, desired).filter(|live| !held.contains(&live.name)) {
         delete(client, cluster, live).await?;
         applied.changed.push(format!("{} {}", live.kind, live.name));
     }
@@ -200,6 +200,24 @@ async fn delete(client: &Client, cluster: &Cluster, live: &Live) -> Result<(), A
         Err(error) => Err(ApplyError::Refused { kind: live.kind.clone(), name: live.name.clone(), error }),
         Ok(_) => Ok(()),
     }
+}
+
+/// Deletes ConfigMaps that were to outlive the TssCluster, and are of no use any more.
+///
+/// # Errors
+/// What the API server said.
+pub async fn forget(client: &Client, cluster: &Cluster, maps: &[String]) -> Result<(), ApplyError> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), &cluster.namespace);
+    for name in maps {
+        match api.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => {
+                return Err(ApplyError::Refused { kind: "ConfigMap".into(), name: name.clone(), error });
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes a ConfigMap that outlives the TssCluster; one that is there stays as it is.

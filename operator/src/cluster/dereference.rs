@@ -15,10 +15,10 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::keygen::JobState;
+use super::jobs::JobState;
 use super::names;
 use super::record::KeyRecord;
-use crate::crd::{KeyGeneration, TssCluster};
+use crate::crd::{KeyGeneration, Renewal, TssCluster};
 
 /// The label with which Kubernetes marks the Pods of a Job.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
@@ -76,10 +76,14 @@ pub struct SignerPod {
 pub struct Observed {
     /// The TssCluster as it is now.
     pub object: TssCluster,
-    /// The record of the cluster's key.
+    /// The record of the cluster's key that is in force.
     pub record: Option<Result<KeyRecord, String>>,
-    /// Whether there is a roster.
-    pub has_roster: bool,
+    /// When it was made, and with it the shares.
+    pub made_at: Option<Timestamp>,
+    /// The one before it.
+    pub previous: Option<KeyRecord>,
+    /// The ConfigMaps with still earlier ones, which are of no use any more.
+    pub outdated: Vec<String>,
     /// The objects with the cluster's label.
     pub live: Vec<Live>,
     /// The Jobs of this TssCluster by name.
@@ -137,13 +141,7 @@ fn live(kind: String, item: DynamicObject, owner: &TssCluster) -> Live {
 
 /// What is there, from what the API server answered.
 pub fn observe(object: TssCluster, live: Vec<Live>, pods: &[Pod]) -> Observed {
-    let name = object.name_any();
-    let map = |map_name: &str| {
-        let found = live.iter().find(|live| live.kind == "ConfigMap" && live.name == map_name);
-        found.and_then(|live| read::<ConfigMap>(&live.body))
-    };
-    let record = map(&names::key(&name)).map(|map| KeyRecord::read(&map));
-    let has_roster = map(&names::roster(&name)).is_some();
+    let records = records(&object, &live);
     let jobs =
         live.iter().filter(|live| live.kind == "Job" && live.owned && !live.deleting).filter_map(|live| {
             let job = read::<Job>(&live.body)?;
@@ -161,7 +159,57 @@ pub fn observe(object: TssCluster, live: Vec<Live>, pods: &[Pod]) -> Observed {
         let index = labels.get(names::SIGNER)?.parse().ok()?;
         (labels.get(names::COMPONENT)? == "signer").then(|| (index, signer_pod(pod)))
     });
-    Observed { record, has_roster, jobs, running, pods: pods.collect(), live, object }
+    let pods = pods.collect();
+    let Records { in_force, made_at, previous, outdated } = records;
+    Observed { record: in_force, made_at, previous, outdated, jobs, running, pods, live, object }
+}
+
+/// The records of a cluster's key.
+#[derive(Default)]
+struct Records {
+    in_force: Option<Result<KeyRecord, String>>,
+    made_at: Option<Timestamp>,
+    previous: Option<KeyRecord>,
+    outdated: Vec<String>,
+}
+
+/// Which record counts: that of the epoch in the status, unless new shares have been put on record that were decided there.
+/// So nobody who can make a ConfigMap, and no more, gives the cluster other shares. Where the status knows nothing, as
+/// after the TssCluster was deleted, it is the latest.
+fn records(object: &TssCluster, live: &[Live]) -> Records {
+    let name = object.name_any();
+    let maps = live.iter().filter(|live| live.kind == "ConfigMap" && names::is_key(&name, &live.name));
+    let mut unreadable = None;
+    let mut records: BTreeMap<i64, (KeyRecord, Option<Timestamp>, &str)> = BTreeMap::new();
+    for (live, map) in maps.filter_map(|live| Some((live, read::<ConfigMap>(&live.body)?))) {
+        match KeyRecord::read(&map) {
+            Ok(record) => {
+                let made_at = map.metadata.creation_timestamp.map(|time| time.0);
+                records.insert(record.epoch, (record, made_at, &live.name));
+            }
+            Err(problem) => drop(unreadable.get_or_insert(problem)),
+        }
+    }
+    let status = object.status.as_ref();
+    let known = status.and_then(|status| status.epoch);
+    let decided = status.and_then(|status| status.renewal.as_ref()).and_then(|renewal| {
+        let record = &records.get(&renewal.epoch)?.0;
+        let is_next = known.and_then(|epoch| epoch.checked_add(1)) == Some(renewal.epoch);
+        (is_next && renewal.tries.decided.as_ref() == Some(&record.commitment)).then_some(renewal.epoch)
+    });
+    let in_force = match decided.or(known) {
+        Some(epoch) => records.contains_key(&epoch).then_some(epoch),
+        None if unreadable.is_some() => None,
+        None => records.keys().next_back().copied(),
+    };
+    let Some(in_force) = in_force else {
+        return Records { in_force: unreadable.map(Err), ..Records::default() };
+    };
+    let mut earlier = records.range(..in_force).rev().map(|(_, (record, _, name))| (record, *name));
+    let previous = earlier.next().map(|(record, _)| record.clone());
+    let outdated = earlier.map(|(_, name)| name.to_owned()).collect();
+    let (record, made_at, _) = records.remove(&in_force).expect("it was found");
+    Records { in_force: Some(Ok(record)), made_at, previous, outdated }
 }
 
 /// Reads an object that the API server wrote.
@@ -175,6 +223,16 @@ impl Observed {
         let status = self.object.status.as_ref();
         let known = status.and_then(|status| status.key_generation.clone());
         known.unwrap_or_else(|| KeyGeneration { attempt: 1, ..KeyGeneration::default() })
+    }
+
+    /// How far new shares are.
+    pub fn renewal(&self) -> Option<Renewal> {
+        self.object.status.as_ref()?.renewal.clone()
+    }
+
+    /// The roster in a ConfigMap of this name.
+    pub fn roster(&self, name: &str) -> Option<&str> {
+        self.find("ConfigMap", name)?.body.pointer("/data/roster.toml")?.as_str()
     }
 
     /// An object of a kind and name.

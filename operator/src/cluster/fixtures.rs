@@ -1,18 +1,23 @@
 //! What tests of the pure steps start from: YAML.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::ApiResource;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use tss_common::identity::Identity;
+
 use super::build::Object;
-use super::dereference::Live;
-use super::keygen::ShareReport;
-use super::record::KeyRecord;
+use super::dereference::{Live, observe};
+use super::jobs::{JobPlan, ShareReport};
+use super::keygen::{self, Step};
+use super::record::{KeyRecord, kept};
 use super::validate::{Cluster, validate};
 use crate::context::Options;
-use crate::crd::TssCluster;
+use crate::crd::{KeyGeneration, TssCluster, TssClusterStatus};
 
 pub(super) const CLUSTER: &str = "
 apiVersion: tss.network/v1alpha1
@@ -104,4 +109,88 @@ pub(super) fn signer_pod(index: u8, ready: bool, node: &str) -> Pod {
         ]},
     }))
     .unwrap()
+}
+
+/// A network of which the test says what is there.
+pub(super) struct There {
+    pub(super) object: TssCluster,
+    pub(super) live: Vec<Live>,
+    pub(super) pods: Vec<Pod>,
+}
+
+impl There {
+    pub(super) fn new() -> Self {
+        Self { object: object(CLUSTER), live: Vec::new(), pods: Vec::new() }
+    }
+
+    pub(super) fn next(&self) -> Step {
+        self.at(Timestamp::UNIX_EPOCH)
+    }
+
+    pub(super) fn at(&self, now: Timestamp) -> Step {
+        let observed = observe(self.object.clone(), self.live.clone(), &self.pods);
+        let cluster = validate(&self.object).unwrap();
+        keygen::next(&cluster, &observed, now)
+    }
+
+    pub(super) fn with_progress(mut self, progress: KeyGeneration) -> Self {
+        self.object.status =
+            Some(TssClusterStatus { key_generation: Some(progress), ..TssClusterStatus::default() });
+        self
+    }
+
+    pub(super) fn with_map(mut self, map: &ConfigMap) -> Self {
+        self.live.push(Live { owned: false, ..live(map) });
+        self
+    }
+
+    pub(super) fn with_roster(self) -> Self {
+        let map = kept(&cluster(), "demo-roster".into(), "roster.toml", "x".into());
+        self.with_map(&map)
+    }
+
+    /// A Job that ended well and its Pod's report, or badly and its last words, or runs.
+    pub(super) fn with_job(mut self, plan: &JobPlan, ended: Option<Result<Value, &str>>) -> Self {
+        let name = plan.name("demo");
+        let uid = format!("uid-of-{name}");
+        let condition = match &ended {
+            None => json!([]),
+            Some(Ok(_)) => json!([{"type": "Complete", "status": "True"}]),
+            Some(Err(_)) => {
+                json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}])
+            }
+        };
+        let job: Job = serde_json::from_value(
+            json!({"metadata": {"name": name, "uid": uid}, "status": {"conditions": condition}}),
+        )
+        .unwrap();
+        let terminated = match &ended {
+            None => json!({}),
+            Some(Ok(report)) => json!({"terminated": {"exitCode": 0, "message": report.to_string()}}),
+            Some(Err(said)) => json!({"terminated": {"exitCode": 1, "message": said}}),
+        };
+        let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}]);
+        self.pods.push(
+            serde_json::from_value(json!({
+                "metadata": {"name": format!("{name}-x"), "ownerReferences": owner},
+                "spec": {"containers": [{"name": "store"}]},
+                "status": {"containerStatuses": [{"name": "store", "state": terminated, "ready": false,
+                    "restartCount": 0, "image": "", "imageID": ""}]},
+            }))
+            .unwrap(),
+        );
+        self.live.push(live(&job));
+        self
+    }
+
+    /// Jobs that ended well.
+    pub(super) fn with_jobs(self, plans: &[JobPlan], report: impl Fn(u8) -> Value) -> Self {
+        plans.iter().fold(self, |there, plan| there.with_job(plan, Some(Ok(report(plan.index)))))
+    }
+}
+
+/// What a Job reports of an identity, always another one.
+pub(super) fn identity(index: u8) -> Value {
+    let public = Identity::generate().public();
+    json!({"index": index, "verifying_key": public.verifying_key.to_string(), "sealing_key": public.sealing_key.to_string()})
 }

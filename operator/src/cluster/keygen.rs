@@ -10,139 +10,35 @@
 //! key is the try **decided**, in the TssCluster's status, by a write that fails if anything has changed. **Keep**: each
 //! share is copied to a Secret that belongs to nobody. When all are, the **record** is made, and the signers start. A
 //! try that fails before it is decided leaves nothing behind; no key is made public before all its shares are kept.
+//!
+//! From then on the key gets new shares as [`renewal`] says.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
-use tss_common::identity::{PublicIdentity, Roster};
-use tss_mpc::SignerIndex;
+use k8s_openapi::jiff::Timestamp;
 
 use super::dereference::Observed;
-use super::record::KeyRecord;
+use super::jobs::{self, JobPlan, Stage, Task, Together};
+use super::record::{KeyRecord, ShareSecrets, roster_name};
+use super::renewal;
 use super::validate::Cluster;
 use crate::condition::Verdict;
-use crate::crd::{Addresses, KeyGeneration, KeySourceKind};
+use crate::crd::{KeyGeneration, KeySourceKind, Renewal};
 
-/// How long after a first failure it is tried again; twice as long after each further one.
-const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
-/// The longest pause.
-const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(300);
-/// The longest text of a failure that is kept, in characters.
-const MAX_FAILURE: usize = 1024;
-
-/// What a Job of key generation does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Task {
-    /// Makes a signer's identity.
-    Identity,
-    /// Makes the key, together with the others' Jobs.
-    Generate,
-    /// Keeps a share for good.
-    Keep,
-    /// Reads a share that is there already.
-    Inspect,
-}
-
-impl Task {
-    /// Its name in those of Jobs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Identity => "identity",
-            Self::Generate => "generate",
-            Self::Keep => "keep",
-            Self::Inspect => "inspect",
-        }
-    }
-}
-
-/// A Job of one signer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct JobPlan {
-    /// What it does.
-    pub task: Task,
-    /// For which signer.
-    pub index: u8,
-    /// In which try.
-    pub attempt: String,
-    /// The public key that is kept; for [`Task::Keep`].
-    pub public_key: Option<String>,
-}
-
-impl JobPlan {
-    /// The Job's name, and that of the Secret it makes in [`Task::Generate`].
-    pub fn name(&self, cluster: &str) -> String {
-        format!("{cluster}-{}-{}-{}", self.task.as_str(), self.index, self.attempt)
-    }
-}
-
-/// How a Job is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JobState {
-    /// It has not ended.
-    Running,
-    /// It has not ended, and its Pod cannot start, or says what it waits for.
-    Waiting(String),
-    /// It has ended well, with this report.
-    Succeeded(String),
-    /// It has ended badly.
-    Failed(String),
-}
-
-/// What a Job reports of a signer's identity.
-#[derive(Clone, Debug, Deserialize)]
-struct IdentityReport {
-    index: SignerIndex,
-    #[serde(flatten)]
-    identity: PublicIdentity,
-}
-
-/// What a Job reports of a signer's share.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct ShareReport {
-    /// The signer.
-    pub index: u8,
-    /// How many signers sign.
-    pub threshold: u8,
-    /// How many there are.
-    pub signers: u8,
-    /// The network that the key is for.
-    pub cluster: String,
-    /// The key's epoch.
-    pub epoch: i64,
-    /// The root public key, in hex.
-    pub public_key: String,
-    /// What all shares of the key have in common, hashed, in hex.
-    pub commitment: String,
-    path: String,
-    derived_public_key: String,
-    ethereum_address: String,
-    bitcoin_address: String,
-}
-
-impl ShareReport {
-    /// The key at the cluster's derivation path.
-    pub fn addresses(&self) -> Addresses {
-        Addresses {
-            path: self.path.clone(),
-            public_key: self.derived_public_key.clone(),
-            ethereum: self.ethereum_address.clone(),
-            bitcoin: self.bitcoin_address.clone(),
-        }
-    }
-}
+/// How long it is waited for Pods that are on their way out.
+pub(super) const LEAVING: Duration = Duration::from_secs(2);
 
 /// What has to be written before anything else is done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    /// The roster, for good.
-    Roster(String),
+    /// A roster, under this name, for good.
+    Roster(String, String),
     /// The key's record, for good.
     Record(Box<KeyRecord>),
     /// How far key generation is.
     Progress(KeyGeneration),
+    /// How far new shares are.
+    Renewal(Box<Renewal>),
 }
 
 /// What is to be done.
@@ -156,6 +52,10 @@ pub struct Step {
     pub key: Option<KeyRecord>,
     /// The condition `KeyGenerated`.
     pub verdict: Verdict,
+    /// The condition `SharesCurrent`, once there is a key.
+    pub shares: Option<Verdict>,
+    /// How far new shares are, while they are made.
+    pub renewal: Option<Renewal>,
     /// When to look again, if nothing happens before.
     pub wait: Option<Duration>,
     /// Whether everything stays as it is: what the cluster runs may be all there is of its key.
@@ -169,6 +69,8 @@ impl Step {
             jobs,
             key: None,
             verdict: Verdict::no(reason, message),
+            shares: None,
+            renewal: None,
             wait: None,
             frozen: false,
         }
@@ -186,7 +88,7 @@ impl Step {
 /// What is to be done next for the cluster's key.
 pub fn next(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Step {
     match &observed.record {
-        Some(Ok(record)) => return with_key(cluster, observed, record),
+        Some(Ok(record)) => return with_key(cluster, observed, record, now),
         Some(Err(problem)) => return Step::frozen("RecordUnreadable", problem.clone()),
         None => {}
     }
@@ -198,399 +100,207 @@ pub fn next(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Step {
         return step.writing(Write::Record(Box::new(record)));
     }
     let progress = observed.progress();
-    if let Some(time) = &progress.not_before
-        && now < time.0
-    {
-        let wait = Duration::try_from(time.0.duration_since(now)).unwrap_or_default();
-        let reason = progress.last_failure.as_deref().unwrap_or_default();
-        let message = format!(
-            "try {} failed: {reason}. It is tried again at {:.0}",
-            progress.attempt.saturating_sub(1),
-            time.0
-        );
+    if let Some((wait, message)) = jobs::pause(&progress, now) {
         let step = Step::working(Vec::new(), "KeyGenerationFailed", message);
         return Step { wait: Some(wait), ..step };
     }
-    let attempt = attempt_name(cluster, progress.attempt);
-    let stage = Stage { cluster, observed, progress: &progress, attempt: &attempt, now };
-    match cluster.spec.key_source.kind {
-        KeySourceKind::ExistingSecrets => stage.inspect(),
-        KeySourceKind::Generate if !observed.has_roster => stage.identities(),
+    let source = cluster.spec.key_source.kind;
+    let has_roster = observed.roster(&roster_name(cluster)).is_some();
+    let try_of = Try { stage: stage(cluster, observed, &progress), now };
+    match source {
+        KeySourceKind::ExistingSecrets => try_of.inspect(),
+        KeySourceKind::Generate if !has_roster => try_of.identities(),
         KeySourceKind::Generate => match &progress.decided {
-            None => stage.generate(),
-            Some(public_key) => stage.keep(public_key),
+            None => try_of.generate(),
+            Some(public_key) => try_of.keep(public_key),
         },
     }
 }
 
-/// What a try is called: no two tries of any TssCluster of this name are called the same.
-pub fn attempt_name(cluster: &Cluster, attempt: i32) -> String {
-    let uid: String = cluster.uid.chars().filter(char::is_ascii_alphanumeric).take(5).collect();
-    format!("{uid}-{attempt}")
+fn stage<'a>(cluster: &'a Cluster, observed: &'a Observed, tries: &'a KeyGeneration) -> Stage<'a> {
+    Stage {
+        cluster,
+        observed,
+        tries,
+        attempt: format!("{}-{}", jobs::object_name(cluster), tries.attempt),
+        threshold: cluster.threshold,
+        roster: roster_name(cluster),
+    }
 }
 
-fn with_key(cluster: &Cluster, observed: &Observed, record: &KeyRecord) -> Step {
+fn with_key(cluster: &Cluster, observed: &Observed, record: &KeyRecord, now: Timestamp) -> Step {
     if let Err(problem) = record.check(cluster) {
         return Step::frozen("KeyMismatch", problem);
     }
-    let message = format!("all {} signers keep their shares", cluster.threshold.n());
+    let message = format!("all {} signers keep their shares", record.signers);
     let done = Step {
         write: None,
         jobs: Vec::new(),
         key: Some(record.clone()),
         verdict: Verdict::yes("KeyGenerated", message),
+        shares: None,
+        renewal: None,
         wait: None,
         frozen: false,
     };
-    if cluster.spec.key_source.kind != KeySourceKind::Generate || observed.has_roster {
-        return done;
+    if cluster.spec.key_source.kind == KeySourceKind::Generate && observed.roster(&record.roster).is_none() {
+        // Somebody deleted the roster. The identities are where they were, and tell it again.
+        let tries = KeyGeneration::default();
+        let stage = Stage {
+            threshold: record.threshold(),
+            roster: record.roster.clone(),
+            ..stage(cluster, observed, &tries)
+        };
+        let Step { write, jobs, .. } = Try { stage, now: Timestamp::MIN }.identities();
+        let write = write.filter(|write| matches!(write, Write::Roster(..)));
+        return Step { write, jobs, ..done };
     }
-    // Somebody deleted the roster. The identities are where they were, and tell it again.
-    let attempt = attempt_name(cluster, 0);
-    let stage = Stage {
-        cluster,
-        observed,
-        progress: &KeyGeneration::default(),
-        attempt: &attempt,
-        now: Timestamp::MIN,
-    };
-    let Step { write, jobs, .. } = stage.identities();
-    let write = write.filter(|write| matches!(write, Write::Roster(_)));
-    Step { write, jobs, ..done }
+    renewal::next(cluster, observed, record, now, done)
 }
 
-struct Stage<'a> {
-    cluster: &'a Cluster,
-    observed: &'a Observed,
-    progress: &'a KeyGeneration,
-    attempt: &'a str,
+/// A try to make the key.
+struct Try<'a> {
+    stage: Stage<'a>,
     now: Timestamp,
 }
 
-impl Stage<'_> {
-    fn plans(&self, task: Task) -> Vec<JobPlan> {
-        let plan = |index| JobPlan {
-            task,
-            index,
-            attempt: self.attempt.to_owned(),
-            public_key: self.progress.decided.clone().filter(|_| task == Task::Keep),
-        };
-        self.cluster.indices().map(plan).collect()
-    }
-
-    fn state(&self, plan: &JobPlan) -> Option<&JobState> {
-        self.observed.jobs.get(&plan.name(&self.cluster.name))
-    }
-
-    /// The reports of all Jobs once all have succeeded.
-    fn reports<'b>(&'b self, plans: &'b [JobPlan]) -> Option<BTreeMap<u8, &'b str>> {
-        plans
-            .iter()
-            .map(|plan| match self.state(plan) {
-                Some(JobState::Succeeded(report)) => Some((plan.index, report.as_str())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// The first Job that has failed, and why.
-    fn failure(&self, plans: &[JobPlan]) -> Option<String> {
-        plans.iter().find_map(|plan| match self.state(plan) {
-            Some(JobState::Failed(why)) => {
-                Some(format!("{} of signer {}: {why}", plan.task.as_str(), plan.index))
-            }
-            _ => None,
-        })
-    }
-
-    /// What a person reads while Jobs run.
-    fn working(&self, plans: Vec<JobPlan>, reason: &'static str, what: &str) -> Step {
-        let done =
-            plans.iter().filter(|plan| matches!(self.state(plan), Some(JobState::Succeeded(_)))).count();
-        let waiting = plans.iter().find_map(|plan| match self.state(plan) {
-            Some(JobState::Waiting(what)) => Some(format!("; signer {}: {what}", plan.index)),
-            _ => None,
-        });
-        let message = format!(
-            "{what}: {done} of {} signers are done (try {}){}",
-            plans.len(),
-            self.progress.attempt,
-            waiting.unwrap_or_default()
-        );
-        Step::working(plans, reason, message)
-    }
-
+impl Try<'_> {
     /// The try is given up: its Jobs go, and what they stored with them.
-    fn fail(&self, why: String) -> Step {
-        let failures = self.progress.failures.saturating_add(1);
-        let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(0).min(16);
-        let pause = FIRST_PAUSE.checked_mul(1 << doublings).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
-        let why: String = why.chars().take(MAX_FAILURE).collect();
-        let next = KeyGeneration {
-            attempt: self.progress.attempt.saturating_add(1),
-            failures,
-            last_failure: Some(why.clone()),
-            not_before: Some(Time(self.now.saturating_add(pause).unwrap_or(Timestamp::MAX))),
-            decided: None,
-        };
+    fn fail(&self, why: &str) -> Step {
+        let next = jobs::after_failure(self.stage.tries, why, self.now);
+        let why = next.last_failure.clone().unwrap_or_default();
         Step::working(Vec::new(), "KeyGenerationFailed", why).writing(Write::Progress(next))
     }
 
+    fn working(&self, plans: Vec<JobPlan>, reason: &'static str, what: &str) -> Step {
+        let message = self.stage.message(&plans, what);
+        Step::working(plans, reason, message)
+    }
+
     fn identities(&self) -> Step {
-        let plans = self.plans(Task::Identity);
-        if let Some(why) = self.failure(&plans) {
-            return self.fail(why);
+        let plans = self.stage.plans(self.stage.signers(), |_| Task::Identity);
+        if let Some(why) = self.stage.failure(&plans) {
+            return self.fail(&why);
         }
-        match self.reports(&plans).map(|reports| roster(&reports)) {
-            Some(Ok(roster)) => {
-                self.working(plans, "MakingIdentities", "identities are made").writing(Write::Roster(roster))
-            }
-            Some(Err(why)) => self.fail(why),
+        match self.stage.reports(&plans).map(|reports| jobs::roster(&reports)) {
+            Some(Ok(roster)) => self
+                .working(plans, "MakingIdentities", "identities are made")
+                .writing(Write::Roster(self.stage.roster.clone(), roster)),
+            Some(Err(why)) => self.fail(&why),
             None => self.working(plans, "MakingIdentities", "each signer makes its identity"),
         }
     }
 
+    fn generated(&self) -> Vec<JobPlan> {
+        self.stage.plans(self.stage.signers(), |_| Task::Generate)
+    }
+
     fn generate(&self) -> Step {
-        let plans = self.plans(Task::Generate);
-        if let Some(why) = self.failure(&plans) {
-            return self.fail(why);
-        }
-        // A Pod of an earlier try would take the messages of this one's.
-        let own = |job: &String| plans.iter().any(|plan| plan.name(&self.cluster.name) == *job);
-        if let Some(job) = self.observed.running.iter().find(|job| !own(job))
-            && plans.iter().all(|plan| self.state(plan).is_none())
-        {
-            let message = format!("the Pod of Job {job} is still there");
-            return Step {
-                wait: Some(Duration::from_secs(2)),
-                ..Step::working(Vec::new(), "WaitingForPods", message)
-            };
-        }
-        // One that has finished cannot make the key again with one that was started anew.
-        let missing = plans.iter().find(|plan| self.state(plan).is_none());
-        let finished = plans.iter().any(|plan| matches!(self.state(plan), Some(JobState::Succeeded(_))));
-        if let (Some(missing), true) = (missing, finished) {
-            return self
-                .fail(format!("the Job of signer {} is gone, and others have finished", missing.index));
-        }
-        match self.reports(&plans).map(|reports| agreed(self.cluster, &reports)) {
-            Some(Ok(report)) => {
-                let decided = KeyGeneration { decided: Some(report.public_key), ..self.progress.clone() };
+        let plans = self.generated();
+        match self.stage.made(&plans) {
+            Together::Blocked(message) => {
+                Step { wait: Some(LEAVING), ..Step::working(Vec::new(), "WaitingForPods", message) }
+            }
+            Together::Failed(why) => self.fail(&why),
+            Together::Working => self.working(plans, "GeneratingKey", "the signers make the key together"),
+            Together::Done(report) => {
+                let decided = KeyGeneration { decided: Some(report.public_key), ..self.stage.tries.clone() };
                 self.working(plans, "GeneratingKey", "all signers agree").writing(Write::Progress(decided))
             }
-            Some(Err(why)) => self.fail(why),
-            None => self.working(plans, "GeneratingKey", "the signers make the key together"),
         }
     }
 
     fn keep(&self, public_key: &str) -> Step {
-        // What is kept belongs to the Jobs that made it.
-        let sources = self.plans(Task::Generate);
-        let plans = self.plans(Task::Keep);
-        let lost = sources.iter().zip(&plans).find(|(source, plan)| {
-            self.state(source).is_none() && !matches!(self.state(plan), Some(JobState::Succeeded(_)))
+        let Stage { cluster, .. } = self.stage;
+        let made = self.generated();
+        let plans = self.stage.plans(self.stage.signers(), |index| Task::Keep {
+            made: made[usize::from(index) - 1].name(&cluster.name),
+            // Epoch 1: the key is new.
+            kept: ShareSecrets::of(cluster, index, 1, public_key).share,
+            public_key: public_key.to_owned(),
         });
-        if let Some((source, _)) = lost {
-            // Nobody knows this key yet: its record is made only when all its shares are kept.
-            return self.fail(format!("the share of signer {} is gone before it was kept", source.index));
-        }
-        if let Some(why) = self.failure(&plans) {
-            return self.fail(why);
-        }
-        let everything = || [sources.clone(), plans.clone()].concat();
-        let agreed = self.reports(&plans).map(|reports| {
-            let report = agreed(self.cluster, &reports)?;
-            if report.public_key == public_key {
-                return Ok(report);
-            }
-            Err(format!("the shares that were kept are of key {}, not of {public_key}", report.public_key))
-        });
+        let jobs = [made.clone(), plans.clone()].concat();
         let step = self.working(plans.clone(), "KeepingShares", "each signer's share is stored for good");
-        match agreed {
-            Some(Ok(report)) => {
-                let record = Box::new(KeyRecord::new(self.cluster, &report));
-                Step { jobs: everything(), ..step }.writing(Write::Record(record))
+        match self.stage.kept(&made, &plans) {
+            Together::Failed(why) => self.fail(&why),
+            Together::Done(report) if report.public_key != public_key => self.fail(&format!(
+                "the shares that were kept are of key {}, not of {public_key}",
+                report.public_key
+            )),
+            Together::Done(report) => {
+                let record = Box::new(KeyRecord::new(cluster, &report));
+                Step { jobs, ..step }.writing(Write::Record(record))
             }
-            Some(Err(why)) => self.fail(why),
-            None => Step { jobs: everything(), ..step },
+            Together::Working | Together::Blocked(_) => Step { jobs, ..step },
         }
     }
 
     fn inspect(&self) -> Step {
-        let plans = self.plans(Task::Inspect);
-        if let Some(why) = self.failure(&plans) {
-            return self.fail(why);
+        let cluster = self.stage.cluster;
+        let plans = self.stage.plans(self.stage.signers(), |index| Task::Inspect {
+            share: ShareSecrets::of(cluster, index, 1, "").share,
+            awaited: true,
+        });
+        if let Some(why) = self.stage.failure(&plans) {
+            return self.fail(&why);
         }
-        match self.reports(&plans).map(|reports| agreed(self.cluster, &reports)) {
-            Some(Ok(report)) => {
-                let record = Box::new(KeyRecord::new(self.cluster, &report));
+        match self.stage.agreed(&plans) {
+            Together::Failed(why) => self.fail(&why),
+            Together::Done(report) => {
+                let record = Box::new(KeyRecord::new(cluster, &report));
                 self.working(plans, "InspectingShares", "the shares are of one key")
                     .writing(Write::Record(record))
             }
-            Some(Err(why)) => self.fail(why),
-            None => self.working(plans, "InspectingShares", "each signer's share and identity are read"),
-        }
-    }
-}
-
-fn roster(reports: &BTreeMap<u8, &str>) -> Result<String, String> {
-    let mut identities = BTreeMap::new();
-    for (&index, text) in reports {
-        let report: IdentityReport = serde_json::from_str(text)
-            .map_err(|error| format!("signer {index} reported no identity: {error}"))?;
-        if report.index.get() != index {
-            return Err(format!(
-                "the Job of signer {index} reported the identity of signer {}",
-                report.index
-            ));
-        }
-        identities.insert(report.index, report.identity);
-    }
-    Roster::new(identities)?.to_toml()
-}
-
-/// The report that all signers agree on.
-fn agreed(cluster: &Cluster, reports: &BTreeMap<u8, &str>) -> Result<ShareReport, String> {
-    let mut agreed: Option<ShareReport> = None;
-    for (&index, text) in reports {
-        let report: ShareReport = serde_json::from_str(text)
-            .map_err(|error| format!("signer {index} reported no share: {error}"))?;
-        let what = (report.index, report.threshold, report.signers, report.cluster.as_str());
-        let expected = (index, cluster.threshold.t(), cluster.threshold.n(), cluster.network.as_str());
-        if what != expected {
-            return Err(format!(
-                "the Job of signer {index} reported a share of signer {}, of a {}-of-{} key of the network {}: expected \
-                 {}-of-{} and {}",
-                what.0, what.1, what.2, what.3, expected.1, expected.2, expected.3
-            ));
-        }
-        match &agreed {
-            None => agreed = Some(report),
-            Some(first) if *first == (ShareReport { index: first.index, ..report.clone() }) => {}
-            Some(first) => {
-                return Err(format!(
-                    "signers {} and {index} hold shares of different keys: {} at epoch {} and {} at epoch {}",
-                    first.index, first.public_key, first.epoch, report.public_key, report.epoch
-                ));
+            Together::Working | Together::Blocked(_) => {
+                self.working(plans, "InspectingShares", "each signer's share and identity are read")
             }
         }
     }
-    agreed.ok_or_else(|| "there are no reports".into())
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::batch::v1::Job;
-    use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
-    use tss_common::identity::Identity;
+    use tss_common::identity::Roster;
 
     use super::*;
-    use crate::cluster::dereference::{Live, observe};
-    use crate::cluster::fixtures::{CLUSTER, cluster, live, object};
-    use crate::crd::{TssCluster, TssClusterStatus};
+    use crate::cluster::fixtures::{There, cluster, identity};
+    use crate::cluster::jobs::ShareReport;
+    use crate::crd::TssClusterStatus;
 
     const KEY: &str = "0227a67181ec034fe8a9a7831e7c2d7d412b81fb87e3d7971ad68f9c754f8c13e6";
     const OTHER: &str = "03c9e1b3d0a64a1d2f7a6d58d4b5cf9d31ac5fe4dbb6b0d5c5cbb2b6a3a3e5a1f0";
 
-    /// A network of which the test says what is there.
-    struct There {
-        object: TssCluster,
-        live: Vec<Live>,
-        pods: Vec<Pod>,
-    }
-
-    impl There {
-        fn new() -> Self {
-            Self { object: object(CLUSTER), live: Vec::new(), pods: Vec::new() }
-        }
-
-        fn next(&self) -> Step {
-            self.at(Timestamp::UNIX_EPOCH)
-        }
-
-        fn at(&self, now: Timestamp) -> Step {
-            let observed = observe(self.object.clone(), self.live.clone(), &self.pods);
-            next(&cluster(), &observed, now)
-        }
-
-        fn with_progress(mut self, progress: KeyGeneration) -> Self {
-            self.object.status =
-                Some(TssClusterStatus { key_generation: Some(progress), ..TssClusterStatus::default() });
-            self
-        }
-
-        fn with_map(mut self, map: &ConfigMap) -> Self {
-            self.live.push(Live { owned: false, ..live(map) });
-            self
-        }
-
-        fn with_roster(self) -> Self {
-            let map =
-                crate::cluster::record::kept(&cluster(), "demo-roster".into(), "roster.toml", "x".into());
-            self.with_map(&map)
-        }
-
-        /// A Job that ended well and its Pod's report, or badly and its last words, or runs.
-        fn with_job(mut self, plan: &JobPlan, ended: Option<Result<Value, &str>>) -> Self {
-            let name = plan.name("demo");
-            let uid = format!("uid-of-{name}");
-            let condition = match &ended {
-                None => json!([]),
-                Some(Ok(_)) => json!([{"type": "Complete", "status": "True"}]),
-                Some(Err(_)) => {
-                    json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}])
-                }
-            };
-            let job: Job = serde_json::from_value(
-                json!({"metadata": {"name": name, "uid": uid}, "status": {"conditions": condition}}),
-            )
-            .unwrap();
-            let terminated = match &ended {
-                None => json!({}),
-                Some(Ok(report)) => json!({"terminated": {"exitCode": 0, "message": report.to_string()}}),
-                Some(Err(said)) => json!({"terminated": {"exitCode": 1, "message": said}}),
-            };
-            let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}]);
-            self.pods.push(
-                serde_json::from_value(json!({
-                    "metadata": {"name": format!("{name}-x"), "ownerReferences": owner},
-                    "spec": {"containers": [{"name": "store"}]},
-                    "status": {"containerStatuses": [{"name": "store", "state": terminated, "ready": false,
-                        "restartCount": 0, "image": "", "imageID": ""}]},
-                }))
-                .unwrap(),
-            );
-            self.live.push(live(&job));
-            self
-        }
-
-        fn with_jobs(self, task: Task, report: impl Fn(u8) -> Value) -> Self {
-            plans(task).iter().fold(self, |there, plan| there.with_job(plan, Some(Ok(report(plan.index)))))
-        }
-    }
-
-    fn plans(task: Task) -> Vec<JobPlan> {
+    fn plans(task: &Task) -> Vec<JobPlan> {
         plans_of(task, 1)
     }
 
-    fn plans_of(task: Task, attempt: i32) -> Vec<JobPlan> {
-        let public_key = (task == Task::Keep).then(|| KEY.to_owned());
-        let attempt = format!("6f1b5-{attempt}");
-        (1..=3)
-            .map(|index| JobPlan { task, index, attempt: attempt.clone(), public_key: public_key.clone() })
-            .collect()
+    fn plans_of(task: &Task, attempt: i32) -> Vec<JobPlan> {
+        let plan = |index| JobPlan {
+            task: task.clone(),
+            index,
+            attempt: format!("6f1b5-{attempt}"),
+            threshold: cluster().threshold,
+            roster: "demo-roster".into(),
+        };
+        (1..=3).map(plan).collect()
+    }
+
+    /// Those that keep what was made in the first try.
+    fn keeping() -> Vec<JobPlan> {
+        let keep = |plan: JobPlan| {
+            let made = plan.name("demo");
+            let kept = format!("demo-signer-{}-e1-{}", plan.index, &KEY[2..12]);
+            JobPlan { task: Task::Keep { made, kept, public_key: KEY.into() }, ..plan }
+        };
+        plans(&Task::Generate).into_iter().map(keep).collect()
     }
 
     fn share(index: u8, key: &str) -> Value {
         json!({"index": index, "threshold": 2, "signers": 3, "cluster": "wallets-demo", "key": "default", "epoch": 1,
             "public_key": key, "commitment": "00".repeat(32), "path": "0/1/2", "derived_public_key": KEY,
             "ethereum_address": "0xe5EebeB057a589fc161DDB718ed51ab8B4F20050", "bitcoin_address": "bc1q"})
-    }
-
-    fn identity(index: u8) -> Value {
-        let public = Identity::generate().public();
-        json!({"index": index, "verifying_key": public.verifying_key.to_string(), "sealing_key": public.sealing_key.to_string()})
     }
 
     fn decided() -> KeyGeneration {
@@ -612,38 +322,41 @@ mod tests {
     #[test]
     fn first_every_signer_makes_its_identity_and_all_make_the_roster() {
         let step = There::new().next();
-        assert_eq!((step.jobs, step.write), (plans(Task::Identity), None));
-        let two = plans(Task::Identity)[..2]
+        assert_eq!((step.jobs, step.write), (plans(&Task::Identity), None));
+        let two = plans(&Task::Identity)[..2]
             .iter()
             .fold(There::new(), |there, plan| there.with_job(plan, Some(Ok(identity(plan.index)))));
         let step = two.next();
         assert_eq!(step.write, None);
         assert!(step.verdict.message.contains("2 of 3"), "{}", step.verdict.message);
-        let Some(Write::Roster(roster)) = There::new().with_jobs(Task::Identity, identity).next().write
+        let Some(Write::Roster(name, roster)) =
+            There::new().with_jobs(&plans(&Task::Identity), identity).next().write
         else {
             panic!("expected a roster")
         };
         Roster::from_toml(&roster, 3).unwrap();
+        assert_eq!(name, "demo-roster");
     }
 
     #[test]
     fn an_identity_that_another_signer_has_is_refused() {
         let same = identity(1);
-        let there = There::new().with_jobs(Task::Identity, |index| {
+        let there = There::new().with_jobs(&plans(&Task::Identity), |index| {
             let mut report = same.clone();
             report["index"] = json!(index);
             report
         });
         assert!(failure(&there.next()).1.contains("have a key in common"));
-        let there = There::new().with_jobs(Task::Identity, |_| identity(1));
+        let there = There::new().with_jobs(&plans(&Task::Identity), |_| identity(1));
         assert!(failure(&there.next()).1.contains("the Job of signer 2 reported the identity of signer 1"));
     }
 
     #[test]
     fn a_key_that_all_agree_on_is_decided_before_any_share_is_kept() {
         let step = There::new().with_roster().next();
-        assert_eq!((step.jobs, step.write), (plans(Task::Generate), None));
-        let step = There::new().with_roster().with_jobs(Task::Generate, |index| share(index, KEY)).next();
+        assert_eq!((step.jobs, step.write), (plans(&Task::Generate), None));
+        let step =
+            There::new().with_roster().with_jobs(&plans(&Task::Generate), |index| share(index, KEY)).next();
         assert_eq!(step.write, Some(Write::Progress(decided())));
     }
 
@@ -657,7 +370,7 @@ mod tests {
             ("threshold", json!(3), "3-of-3 key"),
             ("index", json!(1), "the Job of signer 2 reported a share of signer 1"),
         ] {
-            let there = There::new().with_roster().with_jobs(Task::Generate, |index| {
+            let there = There::new().with_roster().with_jobs(&plans(&Task::Generate), |index| {
                 let mut report = share(index, KEY);
                 if index == 2 {
                     report[field] = value.clone();
@@ -673,7 +386,7 @@ mod tests {
     #[test]
     fn one_signer_that_fails_ends_the_try_for_all_and_the_next_waits() {
         let mut there = There::new().with_roster();
-        for plan in plans(Task::Generate) {
+        for plan in plans(&Task::Generate) {
             let ended = if plan.index == 2 {
                 Err("log line\nerror: no answer from signer 3\n")
             } else {
@@ -689,7 +402,7 @@ mod tests {
         assert_eq!((step.jobs.len(), step.wait), (0, Some(Duration::from_secs(5))));
         assert!(step.verdict.message.contains("no answer from signer 3"), "{}", step.verdict.message);
         let later = there.at(Timestamp::from_second(5).unwrap());
-        assert_eq!(later.jobs, plans_of(Task::Generate, 2));
+        assert_eq!(later.jobs, plans_of(&Task::Generate, 2));
     }
 
     #[test]
@@ -706,7 +419,7 @@ mod tests {
         assert_eq!((step.jobs.len(), step.verdict.reason), (0, "WaitingForPods"));
         assert!(step.wait.is_some());
         there.pods = vec![pod("Failed")];
-        assert_eq!(there.next().jobs, plans_of(Task::Generate, 2));
+        assert_eq!(there.next().jobs, plans_of(&Task::Generate, 2));
     }
 
     #[test]
@@ -714,7 +427,7 @@ mod tests {
         let pause = |failures| {
             let progress = KeyGeneration { attempt: failures + 1, failures, ..KeyGeneration::default() };
             let there = There::new().with_roster().with_progress(progress);
-            let there = there.with_job(&plans_of(Task::Generate, failures + 1)[0], Some(Err("x")));
+            let there = there.with_job(&plans_of(&Task::Generate, failures + 1)[0], Some(Err("x")));
             let Some(Write::Progress(KeyGeneration { not_before: Some(time), .. })) = there.next().write
             else {
                 panic!("expected a failure")
@@ -727,12 +440,12 @@ mod tests {
     #[test]
     fn a_job_that_vanished_is_made_again_only_when_no_other_has_finished() {
         let there = |ended: fn(u8) -> Option<Result<Value, &'static str>>| {
-            plans(Task::Generate)[..2]
+            plans(&Task::Generate)[..2]
                 .iter()
                 .fold(There::new().with_roster(), |there, plan| there.with_job(plan, ended(plan.index)))
         };
         let step = there(|_| None).next();
-        assert_eq!((step.jobs, step.write), (plans(Task::Generate), None));
+        assert_eq!((step.jobs, step.write), (plans(&Task::Generate), None));
         let step = there(|index| Some(Ok(share(index, KEY)))).next();
         assert!(failure(&step).1.contains("the Job of signer 3 is gone"));
     }
@@ -742,33 +455,33 @@ mod tests {
         let made = || {
             There::new()
                 .with_roster()
-                .with_jobs(Task::Generate, |index| share(index, KEY))
+                .with_jobs(&plans(&Task::Generate), |index| share(index, KEY))
                 .with_progress(decided())
         };
         let step = made().next();
-        assert_eq!(step.jobs, [plans(Task::Generate), plans(Task::Keep)].concat());
+        assert_eq!(step.jobs, [plans(&Task::Generate), keeping()].concat());
         assert_eq!(step.write, None);
-        let kept = made().with_jobs(Task::Keep, |index| share(index, KEY));
+        let kept = made().with_jobs(&keeping(), |index| share(index, KEY));
         let Some(Write::Record(record)) = kept.next().write else { panic!("expected a record") };
         assert_eq!((record.public_key.as_str(), record.epoch), (KEY, 1));
         assert_eq!(record.shares[2].share, "demo-signer-3-e1-27a67181ec");
         assert_eq!(record.shares[2].identity, "demo-signer-3-identity");
         // What was kept must be what was decided.
-        let other = made().with_jobs(Task::Keep, |index| share(index, OTHER));
+        let other = made().with_jobs(&keeping(), |index| share(index, OTHER));
         assert!(failure(&other.next()).1.contains(OTHER));
     }
 
     #[test]
     fn a_decided_key_whose_share_is_lost_before_it_is_kept_is_given_up() {
         let mut there = There::new().with_roster().with_progress(decided());
-        for plan in &plans(Task::Generate)[1..] {
+        for plan in &plans(&Task::Generate)[1..] {
             there = there.with_job(plan, Some(Ok(share(plan.index, KEY))));
         }
         let (attempt, why) = failure(&there.next());
         assert_eq!(attempt, 2);
         assert!(why.contains("the share of signer 1 is gone"), "{why}");
         // Not when it has been kept: then nothing is lost.
-        let there = there.with_job(&plans(Task::Keep)[0], Some(Ok(share(1, KEY))));
+        let there = there.with_job(&keeping()[0], Some(Ok(share(1, KEY))));
         assert_eq!(there.next().write, None);
     }
 
@@ -794,6 +507,7 @@ mod tests {
             commitment: Some(record.commitment.clone()),
             addresses: Some(record.addresses.clone()),
             epoch: Some(1),
+            threshold: Some("2-of-3".into()),
             ..TssClusterStatus::default()
         });
         let step = there.next();
@@ -807,14 +521,15 @@ mod tests {
         let there = There::new().with_map(&map);
         let step = there.next();
         assert_eq!(step.key, Some(record()));
-        assert_eq!(step.jobs.iter().map(|plan| plan.task).collect::<Vec<_>>(), [Task::Identity; 3]);
+        assert_eq!(step.jobs, plans_of(&Task::Identity, 0));
         assert_eq!(step.write, None);
     }
 
     #[test]
     fn nothing_is_touched_when_the_record_is_of_another_key_or_cannot_be_read() {
         for (field, value, part) in [
-            ("threshold", json!(3), "threshold 3; the TssCluster has 2"),
+            ("protocol", json!("other"), "protocol other; the TssCluster has dkls23"),
+            ("threshold", json!(4), "threshold 4 of 3 is not possible"),
             ("networkName", json!("x"), "networkName x"),
             ("version", json!(2), "version 2, expected 1"),
             ("shares", json!([]), "0 shares of 3 signers"),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | what is there | [`dereference`] |
 //! | is it possible | [`validate`] |
-//! | what there should be | [`keygen`], [`build`], [`rollout`] |
+//! | what there should be | [`keygen`], [`renewal`], [`build`], [`rollout`] |
 //! | make it so | [`apply`] |
 //! | say so | [`status`] |
 
@@ -41,9 +41,11 @@ pub mod build;
 pub mod dereference;
 #[cfg(test)]
 mod fixtures;
+pub mod jobs;
 pub mod keygen;
 pub mod names;
 pub mod record;
+pub mod renewal;
 pub mod rollout;
 pub mod status;
 pub mod validate;
@@ -201,6 +203,8 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
         write_status(context, &observed, status).await?;
         return Ok(Action::requeue(RESYNC));
     }
+    // What runs is what the key's shares are for; what is asked for now may be the next ones.
+    let cluster = step.key.as_ref().map_or_else(|| cluster.clone(), |key| cluster.with_key(key));
     let desired = build::build(&cluster, &context.options, &step.jobs, step.key.as_ref())?;
     let held = rollout::held(&cluster, &observed, &desired, now);
     let applied = apply::apply(&context.client, &cluster, &observed, &desired, &held).await;
@@ -219,16 +223,15 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
     }
     let again = again(&step, &applied);
     write_status(context, &observed, status).await?;
+    apply::forget(&context.client, &cluster, &observed.outdated).await?;
     failure.map_or(Ok(again), |error| Err(error.into()))
 }
 
 /// When to look again. Changes of what belongs to the cluster are seen by themselves.
 fn again(step: &Step, applied: &Applied) -> Action {
-    Action::requeue(match step.wait {
-        Some(wait) => wait.clamp(Duration::from_millis(100), RESYNC),
-        None if !applied.leaving.is_empty() => Duration::from_secs(1),
-        None => RESYNC,
-    })
+    let leaving = (!applied.leaving.is_empty()).then_some(Duration::from_secs(1));
+    let soonest = [step.wait, leaving].into_iter().flatten().min().unwrap_or(RESYNC);
+    Action::requeue(soonest.clamp(Duration::from_millis(100), RESYNC))
 }
 
 async fn write_step(
@@ -240,16 +243,23 @@ async fn write_step(
 ) -> Result<Action, Error> {
     let (namespace, name) = (&cluster.namespace, &cluster.name);
     match write {
-        Write::Roster(roster) => {
-            let map = record::kept(cluster, names::roster(name), "roster.toml", roster);
+        Write::Roster(map_name, roster) => {
+            let map = record::kept(cluster, map_name, "roster.toml", roster);
             apply::keep(&context.client, &map).await?;
             tracing::info!(%namespace, cluster = %name, "the roster is kept");
         }
         Write::Record(record) => {
             keep_record(context, cluster, &record).await?;
-            tracing::info!(%namespace, cluster = %name, public_key = %record.public_key, "the key is kept");
-            let note = format!("public key {}, {}", record.public_key, record.addresses.ethereum);
-            event(context, &observed.object, EventType::Normal, "KeyGenerated", note).await;
+            let KeyRecord { public_key, epoch, .. } = &*record;
+            tracing::info!(%namespace, cluster = %name, %public_key, epoch, "the key is kept");
+            let (reason, note) = match observed.record {
+                None => ("KeyGenerated", format!("public key {public_key}, {}", record.addresses.ethereum)),
+                Some(_) => {
+                    let threshold = record.threshold();
+                    ("SharesRenewed", format!("all {threshold} shares of epoch {epoch} are kept"))
+                }
+            };
+            event(context, &observed.object, EventType::Normal, reason, note).await;
         }
         Write::Progress(progress) => {
             let failed = progress.decided.is_none();
@@ -260,6 +270,17 @@ async fn write_step(
                 tracing::warn!(%namespace, cluster = %name, why = %message, "key generation failed");
                 event(context, &observed.object, EventType::Warning, "KeyGenerationFailed", message.into())
                     .await;
+            }
+        }
+        Write::Renewal(renewal) => {
+            let before = observed.renewal().map_or(0, |before| before.tries.failures);
+            let failure = renewal.tries.last_failure.clone().filter(|_| renewal.tries.failures > before);
+            let mut status = observed.object.status.clone().unwrap_or_default();
+            status.renewal = Some(*renewal);
+            write_status(context, observed, status).await?;
+            if let Some(why) = failure {
+                tracing::warn!(%namespace, cluster = %name, %why, "new shares were not made");
+                event(context, &observed.object, EventType::Warning, "RenewalFailed", why).await;
             }
         }
     }

@@ -1,8 +1,11 @@
 //! What the objects of a cluster are called, and how they are labelled.
 
+use std::collections::BTreeMap;
+
+use tss_common::intent::hash_fields;
+
 use super::build::MANAGER_PORT;
 use crate::crd::Scheme;
-use std::collections::BTreeMap;
 
 /// The label that names the TssCluster of an object.
 pub const CLUSTER: &str = "tss.network/cluster";
@@ -55,6 +58,13 @@ pub fn share(cluster: &str, index: u8, epoch: i64, public_key: &str) -> String {
     format!("{cluster}-signer-{index}-e{epoch}-{}", key_digits(public_key))
 }
 
+/// The Secret with a signer's share of a later epoch. It carries the beginning of what all shares of that epoch have in
+/// common, so that shares of two tries never meet under one name.
+pub fn later_share(cluster: &str, index: u8, epoch: i64, commitment: &str) -> String {
+    let digits: String = commitment.chars().take(KEY_DIGITS).collect();
+    format!("{cluster}-signer-{index}-e{epoch}-{digits}")
+}
+
 /// How many digits of a public key stand in names.
 pub const KEY_DIGITS: usize = 10;
 
@@ -63,14 +73,31 @@ pub fn key_digits(public_key: &str) -> String {
     public_key.chars().skip(2).take(KEY_DIGITS).collect()
 }
 
-/// The ConfigMap with the roster. Never deleted by the operator.
+/// The ConfigMap with the first roster. Never deleted by the operator.
 pub fn roster(cluster: &str) -> String {
     format!("{cluster}-roster")
 }
 
-/// The ConfigMap that says which key the cluster has. Never deleted by the operator.
-pub fn key(cluster: &str) -> String {
-    format!("{cluster}-key")
+/// The ConfigMap with a later roster: another one for each.
+pub fn later_roster(cluster: &str, roster: &str) -> String {
+    let hash = hash_fields("tss.network/roster-name/v1", &[roster.as_bytes()]);
+    let digits: String = hex::encode(hash).chars().take(KEY_DIGITS).collect();
+    format!("{cluster}-roster-{digits}")
+}
+
+/// The ConfigMap that says which key the cluster has at an epoch. The operator deletes it only once the key is two epochs
+/// ahead.
+pub fn key(cluster: &str, epoch: i64) -> String {
+    if epoch == 1 { format!("{cluster}-key") } else { format!("{cluster}-key-e{epoch}") }
+}
+
+/// Whether a ConfigMap of a cluster, by its name, says which key it has.
+pub fn is_key(cluster: &str, name: &str) -> bool {
+    let rest = name.strip_prefix(&key(cluster, 1));
+    rest.is_some_and(|rest| {
+        let digits = rest.strip_prefix("-e").unwrap_or_default();
+        rest.is_empty() || !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
+    })
 }
 
 /// The labels of an object of a cluster.

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
+use tss_mpc::Threshold;
 
-use super::keygen::ShareReport;
+use super::jobs::ShareReport;
 use super::names;
 use super::validate::Cluster;
 use crate::crd::{Addresses, KeySourceKind, TssClusterStatus};
@@ -66,9 +67,15 @@ impl ShareSecrets {
             },
         }
     }
+
+    /// Where a signer's share of a later epoch is, once it is kept.
+    pub fn renewed(cluster: &Cluster, index: u8, epoch: i64, commitment: &str) -> Self {
+        let share = names::later_share(&cluster.name, index, epoch, commitment);
+        Self { share, ..Self::of(cluster, index, epoch, "") }
+    }
 }
 
-/// The ConfigMap with a cluster's roster.
+/// The ConfigMap with a cluster's first roster.
 pub fn roster_name(cluster: &Cluster) -> String {
     match &cluster.spec.key_source.existing_secrets {
         Some(existing) => existing.roster_config_map.clone(),
@@ -96,24 +103,52 @@ impl KeyRecord {
         }
     }
 
+    /// The record of the same key's next epoch, which all its signers reported and keep.
+    pub fn renewed(&self, report: &ShareReport, roster: String, shares: Vec<ShareSecrets>) -> Self {
+        Self {
+            threshold: report.threshold,
+            signers: report.signers,
+            epoch: report.epoch,
+            commitment: report.commitment.clone(),
+            roster,
+            shares,
+            ..self.clone()
+        }
+    }
+
     /// The record of a key that a TssCluster had before the record was lost.
     pub fn of_status(cluster: &Cluster, status: &TssClusterStatus) -> Option<Self> {
         let public_key = status.public_key.as_ref()?;
         let epoch = status.epoch?;
-        let shares = cluster.indices().map(|index| ShareSecrets::of(cluster, index, epoch, public_key));
+        let (threshold, signers) = status.threshold.as_ref()?.split_once("-of-")?;
+        let (threshold, signers) = (threshold.parse().ok()?, signers.parse().ok()?);
+        Threshold::new(threshold, signers).ok()?;
+        let shares = (1..=signers).map(|index| {
+            let secrets = ShareSecrets::of(cluster, index, epoch, public_key);
+            let status = status.signers.iter().find(|signer| signer.index == i32::from(index));
+            match status.and_then(|signer| signer.share.clone()) {
+                Some(share) => ShareSecrets { share, ..secrets },
+                None => secrets,
+            }
+        });
         Some(Self {
             version: VERSION,
             network_name: cluster.network.clone(),
-            threshold: cluster.threshold.t(),
-            signers: cluster.threshold.n(),
+            threshold,
+            signers,
             protocol: cluster.spec.protocol.as_str().into(),
             epoch,
             public_key: public_key.clone(),
             commitment: status.commitment.clone()?,
             addresses: status.addresses.clone()?,
-            roster: roster_name(cluster),
+            roster: status.roster.clone().unwrap_or_else(|| roster_name(cluster)),
             shares: shares.collect(),
         })
+    }
+
+    /// How many of how many signers sign.
+    pub fn threshold(&self) -> Threshold {
+        Threshold::new(self.threshold, self.signers).expect("checked when it was read or made")
     }
 
     /// Reads the record of a ConfigMap.
@@ -133,6 +168,7 @@ impl KeyRecord {
         if record.version != VERSION {
             return Err(wrong(format!("version {}, expected {VERSION}", record.version)));
         }
+        Threshold::new(record.threshold, record.signers).map_err(|error| wrong(error.to_string()))?;
         if record.shares.len() != usize::from(record.signers) {
             return Err(wrong(format!("{} shares of {} signers", record.shares.len(), record.signers)));
         }
@@ -145,7 +181,7 @@ impl KeyRecord {
     /// Should it have no JSON form.
     pub fn to_config_map(&self, cluster: &Cluster) -> Result<ConfigMap, serde_json::Error> {
         let text = serde_json::to_string_pretty(self)?;
-        Ok(kept(cluster, names::key(&cluster.name), ENTRY, text))
+        Ok(kept(cluster, names::key(&cluster.name, self.epoch), ENTRY, text))
     }
 
     /// That a cluster asks for this key and no other.
@@ -153,21 +189,28 @@ impl KeyRecord {
     /// # Errors
     /// What differs, and what to do.
     pub fn check(&self, cluster: &Cluster) -> Result<(), String> {
-        let asked: Vec<ShareSecrets> = cluster
-            .indices()
-            .map(|index| ShareSecrets::of(cluster, index, self.epoch, &self.public_key))
+        // Shares of later epochs are kept by the operator, wherever the first were, and so are later rosters.
+        let asked: Vec<ShareSecrets> = (1..=self.signers)
+            .zip(&self.shares)
+            .map(|(index, kept)| {
+                let later = ShareSecrets::renewed(cluster, index, self.epoch, &self.commitment);
+                let first = || ShareSecrets::of(cluster, index, self.epoch, &self.public_key);
+                if *kept == later { later } else { first() }
+            })
             .collect();
+        let first = roster_name(cluster);
+        let is_later = cluster.spec.key_source.kind == KeySourceKind::Generate
+            && self.roster.starts_with(&format!("{first}-"));
+        let roster = if is_later { &self.roster } else { &first };
         let spec = &cluster.spec;
         let differs = [
-            ("threshold", self.threshold.to_string(), cluster.threshold.t().to_string()),
-            ("signers", self.signers.to_string(), cluster.threshold.n().to_string()),
             ("networkName", self.network_name.clone(), cluster.network.clone()),
             ("protocol", self.protocol.clone(), spec.protocol.as_str().into()),
             ("derivationPath", self.addresses.path.clone(), spec.derivation_path.clone()),
             (
                 "keySource",
                 format!("{:?} and the roster {}", self.shares, self.roster),
-                format!("{asked:?} and the roster {}", roster_name(cluster)),
+                format!("{asked:?} and the roster {roster}"),
             ),
         ]
         .into_iter()
@@ -180,7 +223,7 @@ impl KeyRecord {
         Err(format!(
             "ConfigMap {} says that a key was {was}, with {field} {kept}; the TssCluster has {asked}. To use that key, \
              delete the TssCluster and apply it with {field} {kept}. For a key of its own, give it another name",
-            names::key(&cluster.name)
+            names::key(&cluster.name, self.epoch)
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! In what order signers are changed: one at a time, while a quorum of the others signs. Pure.
+//! In what order signers are changed: one at a time, while a quorum of the others signs; those that leave go last. Pure.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use super::validate::Cluster;
 /// quorum of others signs: its node may be lost.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// The StatefulSets of signers that are not changed now.
+/// The signers that are not changed, or not deleted, now: the names of their StatefulSets and of what else is called so.
 pub fn held(cluster: &Cluster, observed: &Observed, desired: &[Object], now: Timestamp) -> BTreeSet<String> {
     let mut held = BTreeSet::new();
     let mut chosen = false;
@@ -31,6 +31,20 @@ pub fn held(cluster: &Cluster, observed: &Observed, desired: &[Object], now: Tim
         } else {
             held.insert(name);
         }
+    }
+    // With fewer signers, those before sign until enough of those that stay have their new shares.
+    let renewed = cluster.indices().filter(|&index| {
+        let name = names::signer(&cluster.name, index);
+        let object = desired.iter().find(|object| object.kind() == "StatefulSet" && object.name == name);
+        let live = observed.find("StatefulSet", &name);
+        let is_new = object.zip(live).is_some_and(|(object, live)| is_as_desired(live, object));
+        is_new && is_ready(observed, index)
+    });
+    if renewed.count() < usize::from(cluster.threshold.t()) {
+        let stays: BTreeSet<String> =
+            cluster.indices().map(|index| names::signer(&cluster.name, index)).collect();
+        let sets = observed.live.iter().filter(|live| live.kind == "StatefulSet" && live.owned);
+        held.extend(sets.map(|live| live.name.clone()).filter(|name| !stays.contains(name)));
     }
     held
 }

@@ -18,6 +18,8 @@ use crate::crd::{SignerStatus, TssClusterStatus};
 pub const READY: &str = "Ready";
 /// All signers keep shares of one key.
 pub const KEY_GENERATED: &str = "KeyGenerated";
+/// The shares are those that are asked for: for so many signers, and not too old.
+pub const SHARES_CURRENT: &str = "SharesCurrent";
 /// Enough signers are ready to sign.
 pub const QUORUM_AVAILABLE: &str = "QuorumAvailable";
 /// The loss of any one node leaves enough signers.
@@ -45,7 +47,9 @@ pub fn status(
         status.commitment = Some(key.commitment.clone());
         status.addresses = Some(key.addresses.clone());
         status.epoch = Some(key.epoch);
+        status.roster = Some(key.roster.clone());
         status.key_generation = None;
+        status.renewal = step.renewal.clone();
     }
     status.signers = cluster.indices().map(|index| signer(cluster, observed, step, index)).collect();
     let ready = status.signers.iter().filter(|signer| signer.ready).count();
@@ -56,17 +60,23 @@ pub fn status(
     let manager = manager(cluster, observed);
     let resilient = resilient(cluster, &status.signers);
     let progress = progress(observed, step, applied, held, &status);
+    if step.key.is_some() {
+        let settled = held == 0 && progress.holds == Some(false);
+        let retired = observed.previous.iter().filter(|_| settled).flat_map(|previous| &previous.shares);
+        status.retired_shares = retired.map(|secrets| secrets.share.clone()).collect();
+    }
     let first_missing = [&key, &quorum, &manager].into_iter().find(|verdict| verdict.holds != Some(true));
     let ready = first_missing.cloned().unwrap_or_else(|| {
         Verdict::yes("Signing", format!("{} signers of a {} key sign", ready, cluster.threshold))
     });
-    for (kind, verdict) in [
+    let shares = step.shares.clone().map(|verdict| (SHARES_CURRENT, verdict));
+    for (kind, verdict) in shares.into_iter().chain([
         (READY, ready),
         (KEY_GENERATED, key),
         (QUORUM_AVAILABLE, quorum),
         (THRESHOLD_RESILIENT, resilient),
         (PROGRESSING, progress),
-    ] {
+    ]) {
         condition::set(&mut status.conditions, kind, verdict, generation, now);
     }
     status
@@ -96,7 +106,9 @@ fn signer(cluster: &Cluster, observed: &Observed, step: &Step, index: u8) -> Sig
         (_, None) => "WaitingForKey".into(),
     };
     let state = state.chars().take(256).collect();
-    SignerStatus { index: index.into(), ready, state, node: pod.and_then(|pod| pod.node.clone()) }
+    let secrets = step.key.as_ref().and_then(|key| key.shares.get(usize::from(index).saturating_sub(1)));
+    let share = secrets.map(|secrets| secrets.share.clone());
+    SignerStatus { index: index.into(), ready, state, node: pod.and_then(|pod| pod.node.clone()), share }
 }
 
 fn quorum(cluster: &Cluster, ready: usize) -> Verdict {

@@ -1,11 +1,14 @@
 //! Step 2: is what a TssCluster asks for possible? Its schema has been checked by the API server.
 
+use cronexpr::{Crontab, FallbackTimezoneOption, MakeTimestamp, ParseOptions};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 use tss_common::config::check_name;
 use tss_mpc::{DerivationPath, Threshold};
 
 use super::names;
+use super::record::KeyRecord;
 use crate::crd::{KeySourceKind, TssCluster, TssClusterSpec};
 
 /// A TssCluster that can be built.
@@ -25,8 +28,30 @@ pub struct Cluster {
     pub network: String,
     /// The port that traces are sent to.
     pub traces_port: Option<u16>,
+    /// When its shares are made anew.
+    pub schedule: Option<Schedule>,
     /// What it asks for.
     pub spec: TssClusterSpec,
+}
+
+/// Times at which something is done, in UTC.
+#[derive(Clone, Debug)]
+pub struct Schedule(Crontab);
+
+impl Schedule {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut options = ParseOptions::default();
+        options.fallback_timezone_option = FallbackTimezoneOption::UTC;
+        let schedule = cronexpr::parse_crontab_with(text, options).map_err(|error| error.to_string())?;
+        // One that never comes is found out now: no date has passed since.
+        schedule.find_next(MakeTimestamp(Timestamp::UNIX_EPOCH)).map_err(|error| error.to_string())?;
+        Ok(Self(schedule))
+    }
+
+    /// The first time after this one.
+    pub fn after(&self, time: Timestamp) -> Option<Timestamp> {
+        self.0.find_next(MakeTimestamp(time)).ok().map(|time| time.timestamp())
+    }
 }
 
 /// Why a TssCluster cannot be built: what is wrong, and what was expected.
@@ -68,8 +93,12 @@ pub fn validate(object: &TssCluster) -> Result<Cluster, Invalid> {
             )));
         }
     }
+    let schedule = spec.refresh.as_ref().and_then(|refresh| refresh.schedule.as_deref());
+    let schedule = schedule.map(Schedule::parse).transpose().map_err(|error| {
+        Invalid(format!("refresh.schedule: expected five fields of cron, as in `0 3 * * 0`: {error}"))
+    })?;
     let traces_port = spec.traces.as_ref().map(|traces| port_of(&traces.otlp_endpoint)).transpose()?;
-    Ok(Cluster { name, namespace, uid, owner, threshold, network, traces_port, spec: spec.clone() })
+    Ok(Cluster { name, namespace, uid, owner, threshold, network, traces_port, schedule, spec: spec.clone() })
 }
 
 /// The port that a URL leads to.
@@ -79,6 +108,11 @@ fn port_of(url: &str) -> Result<u16, Invalid> {
 }
 
 impl Cluster {
+    /// The cluster as it is while its key is this one: another threshold comes with other shares.
+    pub fn with_key(&self, key: &KeyRecord) -> Self {
+        Self { threshold: key.threshold(), ..self.clone() }
+    }
+
     /// The indices of its signers.
     pub fn indices(&self) -> impl Iterator<Item = u8> + use<> {
         1..=self.threshold.n()

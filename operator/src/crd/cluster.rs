@@ -38,19 +38,21 @@ use super::{DERIVATION_PATH, SecretEntry, derivation_path};
 #[x_kube(
     validation = Rule::new("self.threshold <= self.signers")
         .message("threshold: expected at most as many as there are signers"),
+    validation = Rule::new("self.signers >= oldSelf.threshold")
+        .message("signers: expected at least as many as are needed to sign now, which the key's new shares are made of; with fewer, go there in two steps"),
     validation = Rule::new("self.keySource.type != 'ExistingSecrets' || size(self.keySource.existingSecrets.secrets) == self.signers")
         .message("keySource.existingSecrets.secrets: expected the name of one Secret for each signer, in the order of their indices"),
     validation = Rule::new("has(self.networkName) == has(oldSelf.networkName) && (!has(self.networkName) || self.networkName == oldSelf.networkName)")
         .message("networkName is immutable: it is part of what is signed"),
 )]
 pub struct TssClusterSpec {
-    /// How many signers are needed to sign: 2-of-3 means two.
+    /// How many signers are needed to sign: 2-of-3 means two. When it changes, the key gets new shares; its public key and
+    /// addresses stay, and it signs meanwhile.
     #[schemars(range(min = 2, max = 15))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("threshold is immutable: another threshold needs another key"))]
     pub threshold: i32,
-    /// How many signers there are. Each holds one share: with more than 15, a share would not fit into a Secret.
+    /// How many signers there are. Each holds one share: with more than 15, a share would not fit into a Secret. When it
+    /// changes, the key gets new shares, as with `threshold`; signers come and go at the end of their row.
     #[schemars(range(min = 2, max = 15))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("signers is immutable: other signers need another key"))]
     pub signers: i32,
     /// The threshold protocol.
     #[serde(default)]
@@ -60,6 +62,9 @@ pub struct TssClusterSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("keySource is immutable: another source means another key"))]
     pub key_source: KeySource,
+    /// When the signers' shares are made anew, with which the old ones are of no use. The public key stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
     /// The network's name: part of every queue's name, of the shares, and of what is signed. Set it when
     /// the shares come from elsewhere. `{namespace}-{name}` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +111,20 @@ pub struct TssClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
+}
+
+/// When shares are made anew.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Refresh {
+    /// The times at which they are, as five fields of cron, in UTC: `0 3 * * 0` is each Sunday at three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100), regex(pattern = r"^\S+( \S+){4}$"))]
+    pub schedule: Option<String>,
+    /// Shares that were made before this time are made anew once it has come. Set to the present, it has them made now, for
+    /// a signer that has lost its share, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub older_than: Option<Time>,
 }
 
 fn signing_timeout() -> i32 {
@@ -449,11 +468,11 @@ pub struct TssClusterStatus {
     /// The generation that the rest is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `KeyGenerated`, `QuorumAvailable`, `ThresholdResilient`, `Progressing`.
+    /// `Ready`, `KeyGenerated`, `SharesCurrent`, `QuorumAvailable`, `ThresholdResilient`, `Progressing`.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// How many of how many signers sign: `2-of-3`.
+    /// How many of how many signers sign: `2-of-3`. Another one than in the spec while new shares are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<String>,
     /// The network's name on the bus, in the shares and in what is signed.
@@ -468,9 +487,19 @@ pub struct TssClusterStatus {
     /// The key at the cluster's derivation path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Addresses>,
-    /// The key's epoch.
+    /// The key's epoch: grows each time its shares are made anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
+    /// The ConfigMap with the roster: the signers' public identities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roster: Option<String>,
+    /// How far new shares are, while they are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<Renewal>,
+    /// Secrets with shares of the epoch before that no signer uses any more. The operator cannot delete them; do, and destroy
+    /// their backups: enough of them are the key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired_shares: Vec<String>,
     /// How far key generation is, until it is over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_generation: Option<KeyGeneration>,
@@ -515,10 +544,31 @@ pub struct KeyGeneration {
     /// When the next one may begin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Time>,
-    /// The public key that all signers of this try agree on. Once it stands here this try's shares are kept, and no
-    /// other.
+    /// What all signers of this try agree on: the public key of a new key, the commitment of new shares. Once it stands
+    /// here this try's shares are kept, and no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decided: Option<String>,
+}
+
+/// How far new shares of the key are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Renewal {
+    /// Their epoch.
+    pub epoch: i64,
+    /// How many signers sign with them.
+    pub threshold: i32,
+    /// How many signers get one.
+    pub signers: i32,
+    /// Which signers have a share of the epoch before. As many of them as sign deal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<i32>,
+    /// The ConfigMap with the roster of those who get one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roster: Option<String>,
+    /// Its tries.
+    #[serde(flatten)]
+    pub tries: KeyGeneration,
 }
 
 /// A signer's state.
@@ -534,4 +584,7 @@ pub struct SignerStatus {
     /// The node it runs on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// The Secret with its share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
 }

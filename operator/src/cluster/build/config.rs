@@ -139,6 +139,9 @@ pub(super) fn signers(cluster: &Cluster) -> Settings {
 /// The configuration of key generation: where each signer's Job finds or leaves its share is said by variables.
 pub(super) fn keygen(cluster: &Cluster) -> Settings {
     let mut settings = network(cluster);
+    // Each Job has those of the shares that it makes or reads.
+    settings.remove("threshold");
+    settings.remove("total_parties");
     settings.insert("data_dir".into(), json!(format!("{WORK}/data")));
     settings
 }

@@ -1,4 +1,4 @@
-//! The Jobs of key generation. In each, a first container, the signer's, makes or reads something in memory and writes a
+//! The Jobs of key generation and of new shares. In each, a first container, the signer's, makes or reads something in memory and writes a
 //! report; it talks to RabbitMQ and has no token. A second one, the operator's, stores what was made in a Secret and
 //! hands on the report; it has a token with which Secrets can be created, none read.
 
@@ -17,9 +17,9 @@ use super::pod::{
     uri_volume, writable_mount,
 };
 use super::{Objects, Options, Unserializable, config, meta, service_account};
-use crate::cluster::keygen::{JobPlan, Task};
+use crate::cluster::jobs::{JobPlan, Task};
 use crate::cluster::names;
-use crate::cluster::record::{ShareSecrets, roster_name};
+use crate::cluster::record::ShareSecrets;
 use crate::cluster::validate::Cluster;
 use crate::crd::Resources;
 
@@ -94,8 +94,13 @@ fn job(cluster: &Cluster, options: &Options, plan: &JobPlan) -> Job {
     Job {
         metadata,
         spec: Some(JobSpec {
-            // A signer that has begun to make a key cannot begin again with the others of the same try.
-            backoff_limit: Some(if plan.task == Task::Generate { 0 } else { RETRIES }),
+            backoff_limit: Some(match plan.task {
+                // A signer that has begun to make something with others cannot begin again with those of the same try.
+                Task::Generate | Task::Renew { .. } => 0,
+                // Whether it is there is the question.
+                Task::Inspect { awaited: false, .. } => 0,
+                Task::Identity | Task::Keep { .. } | Task::Inspect { awaited: true, .. } => RETRIES,
+            }),
             active_deadline_seconds: Some(DEADLINE),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
@@ -117,6 +122,8 @@ fn pod_of(cluster: &Cluster, options: &Options, plan: &JobPlan) -> PodSpec {
     let mut arguments = vec![made.command, "--index", &index, "--report", REPORT];
     arguments.extend(made.arguments.iter().map(String::as_str));
     let mut variables = config_env();
+    variables.push(env("TSS_THRESHOLD", plan.threshold.t().to_string()));
+    variables.push(env("TSS_TOTAL_PARTIES", plan.threshold.n().to_string()));
     variables.push(env(&format!("TSS_SIGNER{index}_KEY_FILE"), made.share));
     variables.push(env(&format!("TSS_SIGNER{index}_IDENTITY_FILE"), made.identity));
     let maker = Container {
@@ -183,13 +190,22 @@ impl Made {
             (
                 [mount("roster", ROSTER), mount("identity", IDENTITY), mount("rabbitmq", RABBITMQ)],
                 [
-                    config_volume("roster", &roster_name(cluster)),
+                    config_volume("roster", &plan.roster),
                     secret_volume("identity", &identity_secret, &["identity"], false),
                     uri_volume("rabbitmq", &cluster.spec.rabbitmq.uri_secret),
                 ],
             )
         };
-        match plan.task {
+        // Where the Secret of a share that is made goes when its Job goes.
+        let owner = ["--owner-job", "$(JOB_NAME)", "--owner-uid", "$(JOB_UID)"];
+        let new_share = format!("share={}", work("share"));
+        let store_new = || {
+            words(
+                &[&["store", "--secret", "$(JOB_NAME)", "--entry", &new_share], &owner[..], &labelled]
+                    .concat(),
+            )
+        };
+        match &plan.task {
             Task::Identity => {
                 // It may have been stored, and the report lost: then it is the same one again.
                 let stored = format!("{STORED}/identity");
@@ -211,28 +227,44 @@ impl Made {
             }
             Task::Generate => {
                 let (mounts, volumes) = known();
-                let entry = format!("share={}", work("share"));
-                let owner = ["--owner-job", "$(JOB_NAME)", "--owner-uid", "$(JOB_UID)"];
-                let store = ["store", "--secret", "$(JOB_NAME)", "--entry", &entry];
                 Self {
                     command: "keygen",
                     arguments: words(&["--attempt", &plan.attempt, "--timeout", PATIENCE]),
                     share: work("share"),
                     identity: format!("{IDENTITY}/identity"),
                     mounts: [config, mounts.to_vec()].concat(),
-                    store: words(&[&store[..], &owner, &labelled].concat()),
+                    store: store_new(),
                     store_mounts: Vec::new(),
                     volumes: volumes.to_vec(),
                 }
             }
-            Task::Keep => {
+            Task::Renew { ends, dealers, held } => {
                 let (mounts, volumes) = known();
-                let public_key = plan.public_key.as_deref().unwrap_or_default();
-                // Epoch 1: the key is new.
-                let kept = ShareSecrets::of(cluster, plan.index, 1, public_key).share;
-                let made = JobPlan { task: Task::Generate, ..plan.clone() }.name(&cluster.name);
+                let dealers: Vec<String> = dealers.iter().map(u8::to_string).collect();
+                let (dealers, epoch) = (dealers.join(","), ends.to_string());
+                let out = work("share");
+                let line = ["--dealers", &dealers, "--epoch", &epoch, "--out", &out];
+                let tried = ["--attempt", &plan.attempt, "--timeout", PATIENCE];
+                Self {
+                    command: "renew",
+                    arguments: words(&[&line[..], &tried].concat()),
+                    // Whoever has none finds none there.
+                    share: format!("{SHARE}/share"),
+                    identity: format!("{IDENTITY}/identity"),
+                    mounts: [config, mounts.to_vec(), held.iter().map(|_| mount("share", SHARE)).collect()]
+                        .concat(),
+                    store: store_new(),
+                    store_mounts: Vec::new(),
+                    volumes: volumes
+                        .into_iter()
+                        .chain(held.iter().map(|held| secret_volume("share", held, &["share"], false)))
+                        .collect(),
+                }
+            }
+            Task::Keep { made, kept, public_key } => {
+                let (mounts, volumes) = known();
                 let (stored, entry) = (format!("{STORED}/share"), format!("share={SHARE}/share"));
-                let store = ["store", "--secret", &kept, "--entry", &entry, "--unless", &stored];
+                let store = ["store", "--secret", kept, "--entry", &entry, "--unless", &stored];
                 let share = mount("share", SHARE);
                 Self {
                     command: "inspect",
@@ -245,16 +277,15 @@ impl Made {
                     volumes: [
                         volumes.to_vec(),
                         vec![
-                            secret_volume("share", &made, &["share"], false),
-                            secret_volume("stored", &kept, &["share"], true),
+                            secret_volume("share", made, &["share"], false),
+                            secret_volume("stored", kept, &["share"], true),
                         ],
                     ]
                     .concat(),
                 }
             }
-            Task::Inspect => {
+            Task::Inspect { share, awaited } => {
                 let (mounts, volumes) = known();
-                let share = ShareSecrets::of(cluster, plan.index, 1, "").share;
                 Self {
                     command: "inspect",
                     arguments: Vec::new(),
@@ -263,7 +294,7 @@ impl Made {
                     mounts: [config, mounts.to_vec(), vec![mount("share", SHARE)]].concat(),
                     store: words(&["store", "--report", REPORT]),
                     store_mounts: Vec::new(),
-                    volumes: [volumes.to_vec(), vec![secret_volume("share", &share, &["share"], false)]]
+                    volumes: [volumes.to_vec(), vec![secret_volume("share", share, &["share"], !awaited)]]
                         .concat(),
                 }
             }

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::keygen::JobPlan;
+use super::jobs::JobPlan;
 use super::names;
 use super::record::KeyRecord;
 use super::validate::Cluster;
@@ -138,7 +138,7 @@ fn service_account(cluster: &Cluster, name: String, component: &str) -> ServiceA
 mod tests {
     use super::*;
     use crate::cluster::fixtures::{CLUSTER, cluster, object, options, record};
-    use crate::cluster::keygen::Task;
+    use crate::cluster::jobs::Task;
     use crate::cluster::validate::validate;
 
     const EVERYTHING: &str = "
@@ -189,14 +189,35 @@ spec:
         objects.into_iter().map(one).collect::<Vec<_>>().join("---\n")
     }
 
-    fn jobs(tasks: &[Task]) -> Vec<JobPlan> {
-        let plan = |&task| JobPlan {
+    fn plan(task: Task) -> JobPlan {
+        JobPlan {
             task,
             index: 2,
             attempt: "6f1b5-1".into(),
-            public_key: (task == Task::Keep).then(|| record().public_key),
-        };
-        tasks.iter().map(plan).collect()
+            threshold: cluster().threshold,
+            roster: record().roster,
+        }
+    }
+
+    fn keep() -> Task {
+        Task::Keep {
+            made: plan(Task::Generate).name("demo"),
+            kept: record().shares[1].share.clone(),
+            public_key: record().public_key,
+        }
+    }
+
+    fn inspect(awaited: bool) -> Task {
+        Task::Inspect { share: record().shares[1].share.clone(), awaited }
+    }
+
+    fn renew(held: bool) -> Task {
+        let held = held.then(|| record().shares[1].share.clone());
+        Task::Renew { ends: 1, dealers: vec![1, 2], held }
+    }
+
+    fn jobs(tasks: impl IntoIterator<Item = Task>) -> Vec<JobPlan> {
+        tasks.into_iter().map(plan).collect()
     }
 
     #[test]
@@ -213,15 +234,30 @@ spec:
 
     #[test]
     fn what_makes_a_key() {
-        let jobs = jobs(&[Task::Identity, Task::Generate, Task::Keep]);
+        let jobs = jobs([Task::Identity, Task::Generate, keep()]);
         insta::assert_snapshot!(yaml(build(&cluster(), &options(), &jobs, None).unwrap()));
     }
 
     #[test]
     fn what_takes_over_a_key() {
         let cluster = validate(&object(EVERYTHING)).unwrap();
-        let jobs = build(&cluster, &options(), &jobs(&[Task::Inspect]), None).unwrap();
+        let plans = jobs([Task::Inspect { share: "b".into(), awaited: true }]);
+        let plans = plans.into_iter().map(|plan| JobPlan {
+            roster: "roster".into(),
+            threshold: cluster.threshold,
+            ..plan
+        });
+        let jobs = build(&cluster, &options(), &plans.collect::<Vec<_>>(), None).unwrap();
         insta::assert_snapshot!(yaml(jobs.into_iter().filter(|object| object.kind() == "Job").collect()));
+    }
+
+    #[test]
+    fn what_makes_new_shares() {
+        let objects = build(&cluster(), &options(), &jobs([inspect(false), renew(true)]), None).unwrap();
+        insta::assert_snapshot!(yaml(objects.into_iter().filter(|object| object.kind() == "Job").collect()));
+        // Whoever has no share mounts none.
+        let newcomer = build(&cluster(), &options(), &jobs([renew(false)]), None).unwrap();
+        assert!(newcomer.iter().all(|object| !object.body.to_string().contains(&record().shares[1].share)));
     }
 
     /// Every Pod template.
@@ -235,7 +271,7 @@ spec:
     }
 
     fn everything() -> Vec<Object> {
-        let jobs = jobs(&[Task::Identity, Task::Generate, Task::Keep, Task::Inspect]);
+        let jobs = jobs([Task::Identity, Task::Generate, keep(), inspect(false), renew(true)]);
         build(&cluster(), &options(), &jobs, Some(&record())).unwrap()
     }
 
