@@ -90,6 +90,8 @@ enum Command {
         /// Where it is written; a file that is there is never replaced.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        #[command(flatten)]
+        report: ReportArguments,
     },
 }
 
@@ -167,7 +169,9 @@ fn main() -> ExitCode {
             Some(Command::Inspect { expect_public_key, report }) => {
                 inspect(&Config::load(&config)?, index, expect_public_key, &report)
             }
-            Some(Command::Backup { holders, out }) => back_up(&Config::load(&config)?, index, &holders, &out),
+            Some(Command::Backup { holders, out, report }) => {
+                back_up(&Config::load(&config)?, index, &holders, &out, &report)
+            }
         }
     })
 }
@@ -341,11 +345,19 @@ fn inspect(
     Ok(())
 }
 
-fn back_up(config: &Config, index: Option<u8>, holders: &[Holder], out: &Path) -> anyhow::Result<()> {
+fn back_up(
+    config: &Config,
+    index: Option<u8>,
+    holders: &[Holder],
+    out: &Path,
+    report: &ReportArguments,
+) -> anyhow::Result<()> {
     let index = the_one(config, index)?;
     let share = load_shares(config, Some(index.get()))?.pop().context("a share for each signer")?;
     let threshold = share.core.threshold;
-    let Header { cluster, key, epoch, signer, public_key, holders, .. } = backup::save(out, share, holders)?;
+    let header = backup::save(out, share, holders)?;
+    report.write(&header)?;
+    let Header { cluster, key, epoch, signer, public_key, holders, .. } = header;
     println!(
         "{}: signer {signer}'s share of the {threshold} key `{key}` of cluster `{cluster}` at epoch {epoch}, public key \
          {public_key}; its {holders} holders open it together",

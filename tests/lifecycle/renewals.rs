@@ -1,10 +1,15 @@
 //! New shares of a key: for the same signers, for more and for fewer, for those who have lost theirs. Each signer is a
 //! process of its own, over a real RabbitMQ.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
+use tss_client::Client;
+use tss_client::types::SignRequest;
 
 use crate::imports::sign;
 use crate::installation::{Installation, Process, get};
@@ -121,6 +126,79 @@ async fn a_key_is_refreshed_goes_to_more_signers_and_back_to_fewer_and_keeps_its
     for epoch in 2..=4 {
         assert!(audited.contains(&format!("key default at epoch {epoch}")), "{audited}");
     }
+    installation.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_goes_to_more_signers_and_back_to_fewer_while_its_network_signs_all_that_is_asked_for() {
+    let mut installation = Installation::new();
+    installation.keygen();
+    let public_key = read(&store(&installation, 1))["core"]["public_key"].as_str().unwrap().to_owned();
+    installation.set("TSS_SIGNING_TIMEOUT", "60");
+    let start_signer = |installation: &Installation, index: u8| {
+        installation.start("signer", &["--index", &index.to_string()])
+    };
+    let mut manager = installation.start("manager", &[]);
+    let mut signers: BTreeMap<u8, Process> =
+        (1..=3).map(|index| (index, start_signer(&installation, index))).collect();
+    installation.until_healthy(&signers.values().chain([&manager]).collect::<Vec<_>>()).await;
+
+    static SIGNED: AtomicU32 = AtomicU32::new(0);
+    let client = Client::builder(installation.url()).retry_for(Duration::from_secs(60)).build().unwrap();
+    let load = tokio::spawn(async move {
+        loop {
+            let request = SignRequest::text(format!("message {}", SIGNED.load(Ordering::Relaxed)));
+            client.sign_and_wait(&request, Duration::from_secs(90)).await.unwrap();
+            SIGNED.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    for (epoch, threshold, count, dealers) in [(1, 3, 5, "1,2"), (2, 2, 3, "1,2,3")] {
+        resize(&mut installation, threshold, count);
+        let all: Vec<u8> = (1..=count).collect();
+        // The signers have theirs open.
+        installation.set("TSS_DATA_DIR", &format!("ceremony-{epoch}"));
+        let signed = SIGNED.load(Ordering::Relaxed);
+        let line = format!("--dealers {dealers} --epoch {epoch}");
+        let outputs = tokio::task::block_in_place(|| renew(&installation, &all, &line, |_| String::new()));
+        for output in outputs {
+            assert_eq!(ok(&output).trim(), public_key);
+        }
+        assert!(SIGNED.load(Ordering::Relaxed) > signed, "nothing was signed meanwhile");
+        installation.set("TSS_DATA_DIR", "tss-data");
+        put_in_place(&installation, &all);
+        // A manager uses whichever epoch enough signers have, if its roster has them: with the longer roster, the first
+        // to come or the last to go.
+        let comes_first = usize::from(count) > signers.len();
+        if comes_first {
+            manager.stop();
+            manager = installation.start("manager", &[]);
+        }
+        // Those that come first, those that go last.
+        for index in (1..=count).rev() {
+            if let Some(before) = signers.remove(&index) {
+                before.stop();
+            }
+            signers.insert(index, start_signer(&installation, index));
+            let until = SIGNED.load(Ordering::Relaxed) + 2;
+            while SIGNED.load(Ordering::Relaxed) < until {
+                assert!(!load.is_finished(), "a request was lost");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        for gone in signers.split_off(&(count + 1)).into_values() {
+            gone.stop();
+        }
+        if !comes_first {
+            manager.stop();
+            manager = installation.start("manager", &[]);
+            installation.until_healthy(&[&manager]).await;
+        }
+        signs(&installation, &public_key, epoch + 1).await;
+    }
+    assert!(!load.is_finished(), "a request was lost");
+    load.abort();
+    manager.stop();
+    signers.into_values().for_each(Process::stop);
     installation.clean_up().await;
 }
 

@@ -184,7 +184,7 @@ async fn remove_topology(cluster: &str) -> lapin::Result<()> {
     let connection =
         lapin::Connection::connect(&rabbitmq_uri(), lapin::ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
-    let queues = (1..=3).flat_map(|i| [format!("requests.{i}"), format!("rounds.{i}")]);
+    let queues = (1..=5).flat_map(|i| ["requests", "rounds", "ceremonies"].map(|kind| format!("{kind}.{i}")));
     for queue in queues.chain(["results".into(), "dead".into()]) {
         channel
             .queue_delete(
@@ -193,7 +193,7 @@ async fn remove_topology(cluster: &str) -> lapin::Result<()> {
             )
             .await?;
     }
-    for exchange in ["requests", "rounds", "results", "presence", "dead"] {
+    for exchange in ["requests", "rounds", "ceremonies", "results", "presence", "dead"] {
         let options = lapin::options::ExchangeDeleteOptions::default();
         channel.exchange_delete(format!("tss.{cluster}.{exchange}").into(), options).await?;
     }

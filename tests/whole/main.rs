@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 mod kubectl;
 mod loss;
 mod operations;
+mod renewal;
 mod verify;
 
 use kubectl::{Namespace, kubectl, operator, operator_metric};

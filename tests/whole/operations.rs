@@ -192,6 +192,8 @@ fn operations_are_as_they_are_written() {
     sign("other-password");
     desk.procedure("A signer's volume is lost");
     sign("other-volume");
+    desk.procedure("New shares");
+    sign("other-shares");
 
     desk.procedure("Back up");
     for index in 1..=3 {
@@ -215,7 +217,8 @@ fn operations_are_as_they_are_written() {
     assert_signs(&namespace.get("signingrequest/restored"), &demo, "restored");
 
     let left = desk.procedure("Uninstall");
-    assert_eq!(left.matches("-e1-").count(), 3, "the shares stay: {left}");
+    assert_eq!(left.matches("-e2-").count(), 3, "the shares stay, and only those: {left}");
+    assert!(!left.contains("-e1-"), "{left}");
     assert_eq!(kubectl(&["get", "deployments", "-n", "tss-network", "-o", "name"]), "");
     let left = namespace.get("tsscluster/demo");
     assert_eq!(left["status"]["publicKey"], again["status"]["publicKey"]);
