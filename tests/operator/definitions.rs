@@ -78,6 +78,7 @@ async fn what_is_possible_is_accepted() {
         let secrets = json!({"type": "ExistingSecrets", "existingSecrets": {"secrets": ["a", "b", "c"], "rosterConfigMap": "r"}});
         let everything = json!({"spec": {
             "protocol": "dkls23",
+            "refresh": {"schedule": "*/5 3-4 * JAN,FEB 0", "olderThan": "2026-01-01T00:00:00Z"},
             "networkName": "main-net-1",
             "derivationPath": "m/44/60/0",
             "rabbitmq": {"uriSecret": {"name": "r", "key": "k"}, "port": 5671},
@@ -176,6 +177,11 @@ async fn an_impossible_cluster_is_refused_with_a_reason() {
             (changed(json!({"signer": {"storage": {"size": "much"}}})), "spec.signer.storage.size in body should match"),
             (changed(json!({"signingTimeoutSeconds": 0})), "spec.signingTimeoutSeconds in body should be greater than or equal to 1"),
             (changed(json!({"signingTimeoutSeconds": 3601})), "spec.signingTimeoutSeconds in body should be less than or equal to 3600"),
+            (changed(json!({"refresh": {"schedule": "@daily"}})), "spec.refresh.schedule in body should match"),
+            (changed(json!({"refresh": {"schedule": "0 3 * *"}})), "spec.refresh.schedule in body should match"),
+            (changed(json!({"refresh": {"schedule": "0 0 3 * * 0"}})), "spec.refresh.schedule in body should match"),
+            (changed(json!({"refresh": {"schedule": "0".repeat(101)}})), "spec.refresh.schedule: Too long: may not be more than 100"),
+            (changed(json!({"refresh": {"olderThan": "yesterday"}})), "spec.refresh.olderThan in body must be of type date-time"),
             (changed(json!({"logLevel": "a\nb"})), "spec.logLevel in body should match"),
             (changed(json!({"imagePullSecrets": vec![json!({"name": "a"}); 17]})), "spec.imagePullSecrets: Too many: 17: must have at most 16 items"),
         ])
@@ -265,8 +271,6 @@ async fn what_would_mean_another_key_cannot_be_changed() {
         let network = "networkName is immutable: it is part of what is signed";
         let key_source = "keySource is immutable: another source means another key";
         for (object, spec, expected) in [
-            (&plain, json!({"threshold": 3}), "threshold is immutable: another threshold needs another key"),
-            (&plain, json!({"signers": 4}), "signers is immutable: other signers need another key"),
             (&plain, json!({"keySource": source}), key_source),
             (&existing, json!({"keySource": {"existingSecrets": {"secrets": ["a", "c", "b"]}}}), key_source),
             (&existing, json!({"keySource": {"existingSecrets": {"rosterConfigMap": "other"}}}), key_source),
@@ -280,11 +284,35 @@ async fn what_would_mean_another_key_cannot_be_changed() {
             let refused = patched(namespace, object, json!({"spec": spec})).await.map(|_| "accepted").unwrap_err();
             assert!(refused.contains(expected), "{spec}: expected {expected}, got {refused}");
         }
-        // All else can.
+        // Nor can there be fewer signers than it takes to make new shares, or than there are Secrets.
+        let three = serde_json::to_value(namespace.apply(cluster("three", 3, 5)).await).unwrap();
+        let few = "signers: expected at least as many as are needed to sign now, which the key's new shares are made of; with \
+                   fewer, go there in two steps";
+        let secrets = "expected the name of one Secret for each signer";
+        for (object, spec, expected) in [
+            (&three, json!({"signers": 2, "threshold": 2}), few),
+            (&existing, json!({"signers": 4}), secrets),
+            (&existing, json!({"signers": 2}), secrets),
+        ] {
+            let refused = patched(namespace, object, json!({"spec": spec})).await.map(|_| "accepted").unwrap_err();
+            assert!(refused.contains(expected), "{spec}: expected {expected}, got {refused}");
+        }
+        // All else can: shares for other signers are of the same key.
+        for (object, spec) in [
+            (&plain, json!({"threshold": 3})),
+            (&plain, json!({"signers": 4})),
+            (&plain, json!({"signers": 2})),
+            (&plain, json!({"threshold": 4, "signers": 7})),
+            (&three, json!({"signers": 3, "threshold": 2})),
+            (&existing, json!({"threshold": 3})),
+            (&existing, json!({"refresh": {"olderThan": "2026-01-01T00:00:00Z"}})),
+        ] {
+            patched(namespace, object, json!({ "spec": spec })).await.unwrap();
+        }
         let all = json!({"spec": {
             "rabbitmq": {"uriSecret": {"name": "other"}, "port": 1}, "mongodb": {"port": 2, "database": "d"}, "policy": {"configMap": "p"},
             "manager": {"replicas": 1, "image": "i"}, "signer": {"image": "i", "antiAffinity": "Required"},
-            "logLevel": "debug", "signingTimeoutSeconds": 1,
+            "logLevel": "debug", "signingTimeoutSeconds": 1, "refresh": {"schedule": "0 3 * * 0"},
         }});
         patched(namespace, &plain, all).await.unwrap();
     })

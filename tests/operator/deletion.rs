@@ -55,7 +55,7 @@ async fn deleting_a_cluster_keeps_its_key_and_applying_it_again_brings_it_back()
         .await;
 
         // No key is made.
-        for name in ["identity", "generate", "keep", "inspect"] {
+        for name in ["identity", "generate", "renew", "keep", "inspect"] {
             kubelet.fail(task(name), "a second key");
         }
         let jobs = History::of(namespace, &[ApiResource::erase::<Job>(&())]).await;

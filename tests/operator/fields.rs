@@ -7,9 +7,10 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
 use kube::api::{ApiResource, PostParams};
 use serde_json::{Value, json};
+use tss_operator::crd::TssClusterStatus;
 
 use crate::kubelet::Kubelet;
-use crate::operator::Operator;
+use crate::operator::{Operator, is_settled};
 use crate::server::{Namespace, cluster, in_namespace};
 
 /// A field, and what comes of it.
@@ -298,6 +299,42 @@ async fn try_out(fields: Vec<Field>) {
                 assert_eq!(was, now, "{spec} has left a trace in {name}");
             }
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_schedule_of_new_shares_says_when_they_are_made_and_changes_nothing_before() {
+    in_namespace(async |namespace| {
+        let _kubelet = Kubelet::start(namespace);
+        let operator = Operator::new(namespace).await;
+        let plain = cluster("wallet", 2, 2);
+        namespace.apply(plain.clone()).await;
+        operator.settle("wallet").await;
+        let before = objects(namespace).await;
+        let says = |status: &TssClusterStatus, kind: &str, part: &str| {
+            status.conditions.iter().any(|one| one.type_ == kind && one.message.contains(part))
+        };
+        let mut wanted = plain.clone();
+        // Never soon.
+        wanted["spec"]["refresh"] = json!({"schedule": "0 3 29 2 *"});
+        namespace.apply(wanted.clone()).await;
+        let again = "; they are made anew at 20";
+        operator.pass_until("wallet", again, |status| says(status, "SharesCurrent", again)).await;
+        // The API server takes it for a schedule.
+        wanted["spec"]["refresh"] = json!({"schedule": "0 3 30 2 *"});
+        namespace.apply(wanted).await;
+        let wrong = "refresh.schedule: expected five fields of cron";
+        operator.pass_until("wallet", wrong, |status| says(status, "Ready", wrong)).await;
+        assert!(!is_settled(&namespace.status("wallet").await));
+        namespace.apply(plain).await;
+        operator
+            .pass_until("wallet", "it is as before", |status| {
+                is_settled(status) && !says(status, "SharesCurrent", again)
+            })
+            .await;
+        assert_eq!(objects(namespace).await, before);
+        assert_eq!(namespace.status("wallet").await.epoch, Some(1));
     })
     .await;
 }

@@ -411,7 +411,9 @@ async fn a_cluster_that_asks_for_another_key_than_it_has_touches_nothing() {
         until("it is gone", async || namespace.list::<StatefulSet>().await.is_empty().then_some(())).await;
 
         let before = namespace.everything().await;
-        namespace.apply(cluster("wallet", 3, 3)).await;
+        let mut other = cluster("wallet", 2, 3);
+        other["spec"]["derivationPath"] = json!("0/1/3");
+        namespace.apply(other).await;
         let stopped = Operator::new(namespace).await;
         for _ in 0..10 {
             let _ = stopped.pass("wallet").await;
@@ -421,12 +423,12 @@ async fn a_cluster_that_asks_for_another_key_than_it_has_touches_nothing() {
             let condition = status.conditions.iter().find(|one| one.type_ == kind).unwrap();
             assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "KeyMismatch"));
             assert!(
-                condition.message.contains("with threshold 2; the TssCluster has 3"),
+                condition.message.contains("with derivationPath 0/1/2; the TssCluster has 0/1/3"),
                 "{}",
                 condition.message
             );
             assert!(
-                condition.message.contains("delete the TssCluster and apply it with threshold 2"),
+                condition.message.contains("delete the TssCluster and apply it with derivationPath 0/1/2"),
                 "{}",
                 condition.message
             );

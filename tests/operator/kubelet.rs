@@ -1,6 +1,6 @@
 //! The kubelet of these tests. There is no node here, so nothing runs: this says through the API what a real kubelet
 //! would say had the Pods run, and does to Secrets what the commands in them would have done. Identities and keys are
-//! real ones, though keys are dealt, not made together. The real kubelet, and the real commands, are part of the tests of whole networks.
+//! real ones, though keys and new shares of them are dealt, not made together. The real kubelet, and the real commands, are part of the tests of whole networks.
 //!
 //! Pods are bound to no node, so the API server deletes them at once.
 
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tss_common::identity::Identity;
 use tss_mpc::share::{CoreShare, EngineParts};
-use tss_mpc::{DerivationPath, Origin, PublicKey, Scheme, ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{DerivationPath, Origin, PrivateKey, PublicKey, Scheme, ShareDocument, SignerIndex, Threshold};
 use tss_operator::cluster::names;
 use tss_signer::report::{IdentityReport, ShareReport};
 use uuid::Uuid;
@@ -34,7 +34,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// Which Pods: all for which everything that is said holds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Which {
-    /// `identity`, `generate`, `keep` or `inspect`, `signer` or `manager`.
+    /// `identity`, `generate`, `renew`, `keep` or `inspect`, `signer` or `manager`.
     pub(crate) task: Option<&'static str>,
     pub(crate) index: Option<u8>,
     pub(crate) attempt: Option<String>,
@@ -145,7 +145,7 @@ struct Node {
     since: BTreeMap<String, Instant>,
     /// Those that are as far as they come.
     done: BTreeSet<String>,
-    /// Who makes a key together, by the name of the try.
+    /// Who makes a key or new shares together, by the name of the try.
     sessions: BTreeMap<String, Session>,
 }
 
@@ -279,7 +279,8 @@ impl Node {
     async fn work(&mut self, work: &Work<'_>) -> Option<Ended> {
         let orders = self.orders(work.task, work.index, &work.attempt, "");
         // Who is held has begun all the same.
-        let session = if work.task == "generate" { Some(self.join(work).await?) } else { None };
+        let together = matches!(work.task, "generate" | "renew");
+        let session = if together { Some(self.join(work).await?) } else { None };
         if let Some(Err(silent)) = session {
             return Some(Ended::Badly(silent));
         }
@@ -293,7 +294,7 @@ impl Node {
         }
         let mut end = match work.task {
             "identity" => self.make_identity(work).await?,
-            "generate" => self.store_share(work).await?,
+            "generate" | "renew" => self.store_share(work).await?,
             "keep" => self.keep_share(work).await?,
             "inspect" => self.inspect(work).await?,
             other => panic!("a task {other}"),
@@ -394,7 +395,7 @@ impl Node {
                     (index, pod.labels().get(names::COMPONENT).map(String::as_str))
                 {
                     let other = Work::of(pod, index);
-                    if other.task == "generate" && other.attempt == work.attempt && !self.done.contains(uid) {
+                    if other.task == work.task && other.attempt == work.attempt && !self.done.contains(uid) {
                         members.insert(index, uid.clone());
                     }
                 }
@@ -402,7 +403,13 @@ impl Node {
             if members.len() < usize::from(config.threshold.n()) {
                 return None;
             }
-            let shares = deal(&config.cluster, config.threshold);
+            let shares = match work.task {
+                "renew" => match self.renewed(work, &config, &members).await? {
+                    Ok(shares) => shares,
+                    Err(why) => return Some(Err(format!("error: {why}"))),
+                },
+                _ => deal(&config.cluster, config.threshold),
+            };
             self.sessions.insert(work.attempt.clone(), Session { members, shares });
         }
         let session = &self.sessions[&work.attempt];
@@ -414,6 +421,40 @@ impl Node {
             .iter()
             .find(|(_, uid)| !self.known.contains_key(*uid) && !self.done.contains(*uid));
         Some(silent.map_or(Ok(()), |(index, _)| Err(format!("error: signer {index} has gone silent"))))
+    }
+
+    /// New shares of the key that the dealers' shares give.
+    async fn renewed(
+        &self,
+        work: &Work<'_>,
+        config: &Settings,
+        members: &BTreeMap<u8, String>,
+    ) -> Option<Result<BTreeMap<SignerIndex, ShareDocument>, String>> {
+        let epoch: u64 = work.value("--epoch").parse().unwrap();
+        let mut shares = Vec::new();
+        for dealer in work.value("--dealers").split(',') {
+            let index: u8 = dealer.parse().unwrap();
+            let dealer = Work::of(&self.known[&members[&index]], index);
+            assert_eq!(dealer.value("--dealers"), work.value("--dealers"), "all know the same dealers");
+            let share = self.entry(dealer.volume("share"), "share").await?;
+            shares.push(ShareDocument::from_json(&share).unwrap());
+        }
+        if let Some(other) = shares.iter().find(|share| share.epoch != epoch) {
+            return Some(Err(format!("a share of epoch {}: expected one of {epoch}", other.epoch)));
+        }
+        if shares.len() != usize::from(shares[0].core.threshold.t()) {
+            return Some(Err(format!("{} dealers of a {} key", shares.len(), shares[0].core.threshold)));
+        }
+        let key = match PrivateKey::reconstruct(&shares) {
+            Ok(key) => key,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        let secret = Scalar::from_repr((*key.to_bytes()).into()).unwrap();
+        let mut dealt = deal_of(secret, shares[0].core.chain_code, &config.cluster, config.threshold);
+        for share in dealt.values_mut() {
+            share.epoch = shares[0].epoch + 1;
+        }
+        Some(Ok(dealt))
     }
 
     async fn store_share(&self, work: &Work<'_>) -> Option<Ended> {
@@ -443,18 +484,27 @@ impl Node {
     async fn inspect(&self, work: &Work<'_>) -> Option<Ended> {
         let config = self.config(work).await?;
         self.entry(work.volume("identity"), "identity").await?;
-        let share = self.entry(work.volume("share"), "share").await?;
+        // A Pod starts without a Secret that it may do without.
+        let share = match self.entry(work.volume("share"), "share").await {
+            None if work.is_optional("share") => {
+                return Some(Ended::Badly(
+                    "error: the file /run/secrets/tss/share/share is not there".into(),
+                ));
+            }
+            share => share?,
+        };
         Some(Ended::Well(report(&ShareDocument::from_json(&share).unwrap(), &config.path)))
     }
 
-    /// What stands in the configuration file that is mounted.
+    /// What stands in the configuration file that is mounted, and in the variables.
     async fn config(&self, work: &Work<'_>) -> Option<Settings> {
         let map = self.maps.get_opt(work.volume("config")).await.unwrap()?;
         let table: toml::Table = map.data?["default.toml"].parse().unwrap();
-        let number = |key: &str| u8::try_from(table[key].as_integer().unwrap()).unwrap();
+        assert!(!table.contains_key("threshold"), "it is each Job's own");
+        let number = |name: &str| work.variable(name).parse().unwrap();
         Some(Settings {
             cluster: table["cluster"].as_str().unwrap().to_owned(),
-            threshold: Threshold::new(number("threshold"), number("total_parties")).unwrap(),
+            threshold: Threshold::new(number("TSS_THRESHOLD"), number("TSS_TOTAL_PARTIES")).unwrap(),
             path: table["path"].as_str().unwrap().parse().unwrap(),
         })
     }
@@ -474,6 +524,7 @@ impl<'a> Work<'a> {
         work.task = match work.arguments(maker)[0] {
             "identity" => "identity",
             "keygen" => "generate",
+            "renew" => "renew",
             "inspect" if work.values("--expect-public-key").is_empty() => "inspect",
             "inspect" => "keep",
             other => panic!("a command {other}"),
@@ -509,10 +560,24 @@ impl<'a> Work<'a> {
         self.value("--secret").replace("$(JOB_NAME)", &self.pod.owner_references()[0].name)
     }
 
+    fn variable(&self, name: &str) -> &'a str {
+        let variables = self.maker.env.as_deref().unwrap_or_default();
+        let found = variables.iter().find(|variable| variable.name == name);
+        found.and_then(|variable| variable.value.as_deref()).unwrap_or_else(|| panic!("{name} is missing"))
+    }
+
+    fn find_volume(&self, name: &str) -> &'a Volume {
+        let volumes = self.pod.spec.as_ref().unwrap().volumes.as_ref().unwrap();
+        volumes.iter().find(|volume| volume.name == name).unwrap_or_else(|| panic!("no volume {name}"))
+    }
+
+    fn is_optional(&self, volume: &str) -> bool {
+        self.find_volume(volume).secret.as_ref().and_then(|secret| secret.optional).unwrap_or(false)
+    }
+
     /// The Secret or ConfigMap of a volume.
     fn volume(&self, name: &str) -> &'a str {
-        let volumes = self.pod.spec.as_ref().unwrap().volumes.as_ref().unwrap();
-        let volume: &Volume = volumes.iter().find(|volume| volume.name == name).unwrap();
+        let volume = self.find_volume(name);
         match (&volume.secret, &volume.config_map) {
             (Some(secret), _) => secret.secret_name.as_ref().unwrap(),
             (_, Some(map)) => &map.name,
@@ -524,7 +589,18 @@ impl<'a> Work<'a> {
 /// The shares of a new key: real ones, but for what the engine needs besides. That takes seconds to make here, and nothing
 /// is signed in these tests.
 fn deal(network: &str, threshold: Threshold) -> BTreeMap<SignerIndex, ShareDocument> {
-    let coefficients: Vec<Scalar> = (0..threshold.t()).map(|_| random_scalar()).collect();
+    deal_of(random_scalar(), Sha256::digest(Uuid::new_v4()).into(), network, threshold)
+}
+
+/// Shares of this key.
+fn deal_of(
+    secret: Scalar,
+    chain_code: [u8; 32],
+    network: &str,
+    threshold: Threshold,
+) -> BTreeMap<SignerIndex, ShareDocument> {
+    let others = (1..threshold.t()).map(|_| random_scalar());
+    let coefficients: Vec<Scalar> = std::iter::once(secret).chain(others).collect();
     let at = |x: u8| {
         let x = Scalar::from(u64::from(x));
         coefficients.iter().rev().fold(Scalar::ZERO, |sum, coefficient| sum * x + coefficient)
@@ -533,7 +609,6 @@ fn deal(network: &str, threshold: Threshold) -> BTreeMap<SignerIndex, ShareDocum
         |secret: Scalar| PublicKey::from_affine((ProjectivePoint::GENERATOR * secret).to_affine()).unwrap();
     let public_shares: BTreeMap<SignerIndex, PublicKey> =
         threshold.signers().map(|index| (index, public(at(index.get())))).collect();
-    let chain_code: [u8; 32] = Sha256::digest(Uuid::new_v4()).into();
     let share = |index: SignerIndex| {
         let document = ShareDocument {
             version: 1,

@@ -16,6 +16,7 @@
 //! | [`fields`] | what each field of a TssCluster does |
 //! | [`rollout`] | signers are changed one at a time |
 //! | [`key_generation`] | one key or none |
+//! | [`renewal`] | the key gets new shares, for the same signers or for others |
 //! | [`crashes`] | an operator that is killed anywhere leaves nothing that the next one cannot go on from |
 //! | [`deletion`] | what goes with a TssCluster, and what stays |
 //! | [`permissions`] | what operator, managers, signers and key generation may do |
@@ -47,5 +48,6 @@ mod fields;
 mod fixpoint;
 mod key_generation;
 mod permissions;
+mod renewal;
 mod rollout;
 mod scale;

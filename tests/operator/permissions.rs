@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::key_generation::{assert_one_key, records};
 use crate::kubelet::{Kubelet, task};
 use crate::operator::{Operator, is_settled};
+use crate::renewal::{ask, is_current};
 use crate::server::{Namespace, cluster, config, in_namespace, until};
 use crate::wire::Wire;
 
@@ -243,8 +244,15 @@ async fn the_operator_can_do_all_that_it_has_to_do() {
             (told("KeyGenerated") && told("KeyGenerationFailed") && told("Ready")).then_some(())
         })
         .await;
-        running.stop().await;
         assert_one_key(namespace, "wallet", &records, 3).await;
+        // New shares, for others, and again: then there is a record that is of no use any more.
+        namespace.change("wallet", json!({"signers": 4})).await;
+        until("there are new shares", async || Some(status().await).filter(|it| is_current(it, 2))).await;
+        ask(namespace).await;
+        until("there are newer ones", async || Some(status().await).filter(|it| is_current(it, 3))).await;
+        until("the first record is gone", async || namespace.record("wallet").await.is_none().then_some(()))
+            .await;
+        running.stop().await;
     })
     .await;
 }

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tss_operator::cluster::dereference::kinds;
+use tss_operator::cluster::names;
 use tss_operator::crd::{TssCluster, TssClusterStatus};
 use uuid::Uuid;
 
@@ -208,17 +209,27 @@ impl Namespace {
         self.get::<TssCluster>(name).await.and_then(|cluster| cluster.status).unwrap_or_default()
     }
 
-    /// The record of a cluster's key, as it stands in its ConfigMap.
+    /// The record of a cluster's key at its first epoch, as it stands in its ConfigMap.
     pub(crate) async fn record(&self, name: &str) -> Option<Value> {
-        let map = self.get::<ConfigMap>(&format!("{name}-key")).await?;
+        self.record_of(name, 1).await
+    }
+
+    /// The same, at any epoch.
+    pub(crate) async fn record_of(&self, name: &str, epoch: i64) -> Option<Value> {
+        let map = self.get::<ConfigMap>(&names::key(name, epoch)).await?;
         Some(serde_json::from_str(&map.data.unwrap()["key.json"]).unwrap())
     }
 
-    /// The names of the Secrets with shares that are kept for good.
+    /// The names of the Secrets with shares of the first epoch that are kept for good.
     pub(crate) async fn kept_shares(&self) -> Vec<String> {
+        self.kept_shares_of(1).await
+    }
+
+    /// The same, of any epoch.
+    pub(crate) async fn kept_shares_of(&self, epoch: i64) -> Vec<String> {
         let secrets = self.list::<Secret>().await.into_iter();
         let kept = secrets.filter(|secret| secret.owner_references().is_empty());
-        kept.map(|secret| secret.name_any()).filter(|name| name.contains("-e1-")).collect()
+        kept.map(|secret| secret.name_any()).filter(|name| name.contains(&format!("-e{epoch}-"))).collect()
     }
 
     /// Every object of the kinds that a TssCluster is made of, and itself, its Secrets and volumes: their kinds and names,

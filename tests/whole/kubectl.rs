@@ -57,17 +57,27 @@ pub(crate) fn operator_metric(series: &str) -> f64 {
     line.map_or(0.0, |value| value.trim().parse().unwrap())
 }
 
-/// Makes the files of a 2-of-3 key with `tssctl keygen`; yields its public key.
-pub(crate) fn tssctl_keygen(folder: &Path, network: &str) -> String {
+/// Runs `tssctl` in a folder; yields what it prints.
+pub(crate) fn tssctl(folder: &Path, arguments: &[&str]) -> String {
+    tssctl_of("tss", folder, arguments)
+}
+
+fn tssctl_of(network: &str, folder: &Path, arguments: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = Command::new(root.join("target/debug/tssctl"))
-        .args(["keygen", "--out", &folder.display().to_string()])
+        .args(arguments)
         .env("TSS_CLUSTER", network)
-        .current_dir(root)
+        .env("CONFIG_DIR", root.join("config"))
+        .current_dir(folder)
         .output()
         .expect("tests/run has built tssctl");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let said = String::from_utf8(output.stdout).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Makes the files of a 2-of-3 key with `tssctl keygen`; yields its public key.
+pub(crate) fn tssctl_keygen(folder: &Path, network: &str) -> String {
+    let said = tssctl_of(network, folder, &["keygen", "--out", "."]);
     let key = said
         .split_whitespace()
         .find(|word| word.len() == 66 && word.bytes().all(|byte| byte.is_ascii_hexdigit()));

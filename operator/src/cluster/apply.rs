@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::build::Object;
 use super::dereference::{Live, Observed, kinds};
+use super::names;
 use super::validate::Cluster;
 use crate::context::FIELD_MANAGER;
 
@@ -51,7 +52,7 @@ pub struct Applied {
     pub leaving: Vec<String>,
 }
 
-/// Makes what is there what there should be. `held` names the signers whose objects are neither changed nor deleted now.
+/// Makes what is there what there should be. `held` names those whose programs are neither changed nor deleted now.
 ///
 /// # Errors
 /// [`ApplyError`] for the first object that could not be.
@@ -69,7 +70,7 @@ pub async fn apply(
             Some(live) if live.deleting => applied.leaving.push(label),
             Some(live) if !live.owned => return Err(not_ours(object)),
             Some(live) if is_as_desired(live, object) => {}
-            Some(_) if object.kind() == "StatefulSet" && held.contains(&object.name) => {}
+            Some(_) if is_program(object) && held.contains(&object.name) => {}
             Some(live) => {
                 patch(client, cluster, object, &live.body).await?;
                 applied.changed.push(label);
@@ -86,6 +87,10 @@ pub async fn apply(
         applied.changed.push(format!("{} {}", live.kind, live.name));
     }
     Ok(applied)
+}
+
+fn is_program(object: &Object) -> bool {
+    matches!(object.kind(), "StatefulSet" | "Deployment")
 }
 
 /// Whether there is nothing to write. A Job is made once; its Pods cannot be changed.
@@ -229,8 +234,14 @@ pub async fn keep(client: &Client, map: &ConfigMap) -> Result<(), ApplyError> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
     match api.create(&parameters, map).await {
-        // Another operator was quicker, or this one before it was stopped: what stands there counts.
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        // Another operator was quicker, or this one before it was stopped: what stands there counts, if it is seen.
+        Err(kube::Error::Api(status)) if status.code == 409 => match api.get_metadata_opt(&name).await {
+            Ok(Some(there)) if there.labels().get(names::CLUSTER) != map.labels().get(names::CLUSTER) => {
+                Err(ApplyError::NotOurs { kind: "ConfigMap".into(), name })
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(ApplyError::Refused { kind: "ConfigMap".into(), name, error }),
+        },
         Err(error) => Err(ApplyError::Refused { kind: "ConfigMap".into(), name, error }),
         Ok(_) => Ok(()),
     }

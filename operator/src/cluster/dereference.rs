@@ -179,24 +179,60 @@ struct Records {
 fn records(object: &TssCluster, live: &[Live]) -> Records {
     let name = object.name_any();
     let maps = live.iter().filter(|live| live.kind == "ConfigMap" && names::is_key(&name, &live.name));
+    let status = object.status.as_ref();
+    let known = status.and_then(|status| status.epoch);
+    let said = status.and_then(|status| status.commitment.as_ref());
     let mut unreadable = None;
     let mut records: BTreeMap<i64, (KeyRecord, Option<Timestamp>, &str)> = BTreeMap::new();
     for (live, map) in maps.filter_map(|live| Some((live, read::<ConfigMap>(&live.body)?))) {
         match KeyRecord::read(&map) {
+            // Else whoever can make a ConfigMap could say what another one is there to say.
+            Ok(record) if !is_called(&name, &live.name, &record) => {
+                let problem = format!(
+                    "ConfigMap {}: it is the record of epoch {}: expected it to be called {}; delete it",
+                    live.name,
+                    record.epoch,
+                    names::key(&name, record.epoch)
+                );
+                unreadable.get_or_insert(problem);
+            }
+            Ok(record)
+                if known == Some(record.epoch) && said.is_some_and(|said| *said != record.commitment) =>
+            {
+                let problem = format!(
+                    "ConfigMap {}: it is of other shares of epoch {} than the status: delete it; the right one is written again",
+                    live.name, record.epoch
+                );
+                unreadable.get_or_insert(problem);
+            }
             Ok(record) => {
                 let made_at = map.metadata.creation_timestamp.map(|time| time.0);
-                records.insert(record.epoch, (record, made_at, &live.name));
+                let (epoch, found) = (record.epoch, (record, made_at, live.name.as_str()));
+                if live.name == names::key(&name, epoch) {
+                    records.insert(epoch, found);
+                } else {
+                    records.entry(epoch).or_insert(found);
+                }
             }
             Err(problem) => drop(unreadable.get_or_insert(problem)),
         }
     }
-    let status = object.status.as_ref();
-    let known = status.and_then(|status| status.epoch);
     let decided = status.and_then(|status| status.renewal.as_ref()).and_then(|renewal| {
         let record = &records.get(&renewal.epoch)?.0;
         let is_next = known.and_then(|epoch| epoch.checked_add(1)) == Some(renewal.epoch);
         (is_next && renewal.tries.decided.as_ref() == Some(&record.commitment)).then_some(renewal.epoch)
     });
+    let mut all = records.values();
+    // Else whoever can make a ConfigMap could give a cluster that is applied again another key.
+    if known.is_none()
+        && let Some((first, _, name)) = all.next()
+        && let Some((_, _, other)) = all.find(|(record, ..)| record.public_key != first.public_key)
+    {
+        let problem = format!(
+            "ConfigMaps {name} and {other} are records of two keys: delete the one that is not the cluster's"
+        );
+        unreadable.get_or_insert(problem);
+    }
     let in_force = match decided.or(known) {
         Some(epoch) => records.contains_key(&epoch).then_some(epoch),
         None if unreadable.is_some() => None,
@@ -210,6 +246,12 @@ fn records(object: &TssCluster, live: &[Live]) -> Records {
     let outdated = earlier.map(|(_, name)| name.to_owned()).collect();
     let (record, made_at, _) = records.remove(&in_force).expect("it was found");
     Records { in_force: Some(Ok(record)), made_at, previous, outdated }
+}
+
+/// Whether the record has the name that one of its epoch has. That of a key that came from elsewhere at a later epoch was
+/// once called as the first.
+fn is_called(cluster: &str, name: &str, record: &KeyRecord) -> bool {
+    name == names::key(cluster, record.epoch) || name == names::key(cluster, 1)
 }
 
 /// Reads an object that the API server wrote.
@@ -338,13 +380,255 @@ fn signer_pod(pod: &Pod) -> SignerPod {
     let condition = conditions.iter().find(|condition| condition.type_ == "Ready");
     let ready = condition.is_some_and(|condition| condition.status == "True");
     let leaving = pod.metadata.deletion_timestamp.is_some();
+    let since = match condition {
+        Some(condition) => condition.last_transition_time.as_ref().filter(|_| !ready),
+        // No node has it: nobody says whether it is ready.
+        None => pod.metadata.creation_timestamp.as_ref(),
+    };
     SignerPod {
         ready: ready && !leaving,
-        unready_since: condition
-            .filter(|_| !ready)
-            .and_then(|condition| condition.last_transition_time.as_ref())
-            .map(|time| time.0),
+        unready_since: since.map(|time| time.0),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         waiting: waiting(pod),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::fixtures::{CLUSTER, OTHER, cluster, later, live as there, object, record};
+    use crate::cluster::keygen::{self, Write};
+    use crate::cluster::record::ShareSecrets;
+    use crate::cluster::validate::validate;
+    use crate::crd::{SignerStatus, TssClusterStatus};
+
+    fn second() -> KeyRecord {
+        later(2, &"22".repeat(32), 2, 3)
+    }
+
+    fn third() -> KeyRecord {
+        later(3, &"33".repeat(32), 3, 5)
+    }
+
+    /// The ConfigMap of a record, made at this second, under its name or another one.
+    fn map_of(record: &KeyRecord, second: i64, name: Option<&str>) -> Live {
+        let mut map = record.to_config_map(&cluster()).unwrap();
+        map.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
+        if let Some(name) = name {
+            map.metadata.name = Some(name.into());
+        }
+        Live { owned: false, ..there(&map) }
+    }
+
+    fn map(record: &KeyRecord) -> Live {
+        map_of(record, 0, None)
+    }
+
+    fn unreadable(name: &str) -> Live {
+        let map: ConfigMap =
+            serde_json::from_value(json!({"metadata": {"name": name}, "data": {"key.json": "{}"}})).unwrap();
+        there(&map)
+    }
+
+    /// The status of a cluster that has had this key in force, and is about to put this on record.
+    fn knowing(record: Option<&KeyRecord>, decided: Option<&KeyRecord>) -> TssCluster {
+        let mut object = object(CLUSTER);
+        let status = object.status.get_or_insert_default();
+        if let Some(record) = record {
+            status.epoch = Some(record.epoch);
+            status.public_key = Some(record.public_key.clone());
+            status.commitment = Some(record.commitment.clone());
+            status.addresses = Some(record.addresses.clone());
+            status.threshold = Some(record.threshold().to_string());
+            status.roster = Some(record.roster.clone());
+            let signers = (1..).zip(&record.shares).map(|(index, secrets)| SignerStatus {
+                index,
+                ready: true,
+                state: "Ready".into(),
+                node: None,
+                share: Some(secrets.share.clone()),
+            });
+            status.signers = signers.collect();
+        }
+        status.renewal = decided.map(|record| Renewal {
+            epoch: record.epoch,
+            tries: KeyGeneration { decided: Some(record.commitment.clone()), ..KeyGeneration::default() },
+            ..Renewal::default()
+        });
+        object
+    }
+
+    fn in_force(object: &TssCluster, live: &[Live]) -> Result<i64, String> {
+        records(object, live).in_force.expect("a record").map(|record| record.epoch)
+    }
+
+    #[test]
+    fn the_record_of_the_epoch_that_the_status_knows_counts_and_none_that_is_planted() {
+        let live = [map(&record()), map(&second()), map(&third())];
+        for (epoch, known) in (1..).zip([record(), second(), third()]) {
+            assert_eq!(in_force(&knowing(Some(&known), None), &live), Ok(epoch));
+        }
+        let planted = later(9, &"99".repeat(32), 2, 3);
+        assert_eq!(in_force(&knowing(Some(&record()), None), &[map(&record()), map(&planted)]), Ok(1));
+        // Nor one of the same epoch under another name, which could come first.
+        let planted = later(2, &"99".repeat(32), 2, 3);
+        for name in ["demo-key", "demo-key-e1", "demo-key-e9"] {
+            for live in [
+                [map_of(&planted, 0, Some(name)), map(&second())],
+                [map(&second()), map_of(&planted, 0, Some(name))],
+            ] {
+                let records = records(&knowing(Some(&second()), None), &live);
+                assert_eq!(records.in_force, Some(Ok(second())), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_somebody_has_replaced_is_refused() {
+        let other = later(2, &"99".repeat(32), 2, 3);
+        let known = knowing(Some(&second()), None);
+        let problem = in_force(&known, &[map(&record()), map(&other)]).unwrap_err();
+        assert!(problem.contains("ConfigMap demo-key-e2: it is of other shares of epoch 2"), "{problem}");
+        // Whatever its name, where it is not known.
+        for live in [
+            [map_of(&other, 0, Some("demo-key")), map(&second())],
+            [map(&second()), map_of(&other, 0, Some("demo-key"))],
+        ] {
+            assert_eq!(records(&object(CLUSTER), &live).in_force, Some(Ok(second())));
+        }
+    }
+
+    #[test]
+    fn the_record_of_a_key_that_came_at_a_later_epoch_may_be_called_as_the_first() {
+        let map = map_of(&second(), 0, Some("demo-key"));
+        assert_eq!(in_force(&knowing(Some(&second()), None), std::slice::from_ref(&map)), Ok(2));
+        assert_eq!(in_force(&object(CLUSTER), &[map]), Ok(2));
+    }
+
+    #[test]
+    fn the_record_that_was_decided_counts_once_it_is_there_and_no_other_of_its_epoch() {
+        let deciding = knowing(Some(&record()), Some(&second()));
+        assert_eq!(in_force(&deciding, &[map(&record())]), Ok(1));
+        assert_eq!(in_force(&deciding, &[map(&record()), map(&second())]), Ok(2));
+        // Even when the one before is gone.
+        assert_eq!(in_force(&deciding, &[map(&second())]), Ok(2));
+        let other = later(2, &"99".repeat(32), 2, 3);
+        assert_eq!(in_force(&deciding, &[map(&record()), map(&other)]), Ok(1));
+        // Not one that does not follow.
+        let deciding = knowing(Some(&record()), Some(&third()));
+        assert_eq!(in_force(&deciding, &[map(&record()), map(&third())]), Ok(1));
+        let deciding = knowing(None, Some(&second()));
+        assert_eq!(in_force(&deciding, &[map(&record()), map(&second()), map(&third())]), Ok(3));
+    }
+
+    #[test]
+    fn where_nothing_is_known_the_latest_record_counts_if_all_are_of_one_key() {
+        let nothing = object(CLUSTER);
+        assert!(records(&nothing, &[]).in_force.is_none());
+        assert_eq!(in_force(&nothing, &[map(&second()), map(&record())]), Ok(2));
+        // Begun, and not yet known: as after it was applied again.
+        let mut begun = object(CLUSTER);
+        begun.status = Some(TssClusterStatus::default());
+        assert_eq!(in_force(&begun, &[map(&record()), map(&second())]), Ok(2));
+        let mut planted = map(&third());
+        let text = planted.body["data"]["key.json"].as_str().unwrap().replace(&record().public_key, OTHER);
+        planted.body["data"]["key.json"] = text.into();
+        let live = [map(&record()), map(&second()), planted];
+        let problem = in_force(&nothing, &live).unwrap_err();
+        assert!(problem.contains("ConfigMaps demo-key and demo-key-e3 are records of two keys"), "{problem}");
+        // Who knows which epoch it is need not ask.
+        assert_eq!(in_force(&knowing(Some(&second()), None), &live), Ok(2));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_matters_when_it_may_be_the_one() {
+        let live = [map(&record()), unreadable("demo-key-e2")];
+        assert_eq!(in_force(&knowing(Some(&record()), None), &live), Ok(1));
+        for object in [object(CLUSTER), knowing(Some(&second()), None)] {
+            let problem = in_force(&object, &live).unwrap_err();
+            assert!(problem.contains("ConfigMap demo-key-e2"), "{problem}");
+        }
+        // Names that only look alike are not asked.
+        let live =
+            [map(&record()), unreadable("demo-key-ex"), unreadable("demo-key-e"), unreadable("demo-keys")];
+        assert_eq!(in_force(&object(CLUSTER), &live), Ok(1));
+        // One of another epoch than it is called.
+        let live = [map(&record()), map_of(&record(), 0, Some("demo-key-e2"))];
+        let problem = in_force(&object(CLUSTER), &live).unwrap_err();
+        assert!(problem.contains("demo-key-e2: it is the record of epoch 1"), "{problem}");
+    }
+
+    #[test]
+    fn a_record_that_was_deleted_is_written_again_as_it_was_after_a_reshare_too() {
+        for record in [record(), second(), third()] {
+            let earlier = map(&later(1, &"00".repeat(32), 2, 3));
+            let live = if record.epoch == 1 { Vec::new() } else { vec![earlier] };
+            let observed = observe(knowing(Some(&record), None), live, &[]);
+            let cluster = validate(&observed.object).unwrap();
+            let step = keygen::next(&cluster, &observed, Timestamp::UNIX_EPOCH);
+            assert_eq!(step.write, Some(Write::Record(Box::new(record))));
+            assert!(step.frozen && step.jobs.is_empty());
+        }
+        assert_eq!(third().shares[4].share, "demo-signer-5-e3-3333333333");
+    }
+
+    #[test]
+    fn the_record_before_stays_and_those_before_it_are_outdated() {
+        let fourth = later(4, &"44".repeat(32), 3, 5);
+        let live = [
+            map_of(&record(), 1, None),
+            map_of(&second(), 2, None),
+            map_of(&third(), 3, None),
+            map_of(&fourth, 4, None),
+        ];
+        let of = |known: &KeyRecord| records(&knowing(Some(known), None), &live);
+        let first = of(&record());
+        assert_eq!((first.previous, first.outdated.len()), (None, 0));
+        let then = of(&second());
+        assert_eq!((then.previous, then.outdated.len()), (Some(record()), 0));
+        let now = of(&fourth);
+        assert_eq!(now.made_at, Some(Timestamp::from_second(4).unwrap()));
+        assert_eq!(
+            (now.previous, now.outdated),
+            (Some(third()), vec!["demo-key-e2".into(), "demo-key".into()])
+        );
+        // None is, while it is not known which one is in force.
+        let unknown = records(&knowing(Some(&fourth), None), &live[..3]);
+        assert_eq!((unknown.previous, unknown.outdated.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_pod_that_no_node_has_is_not_ready_since_it_was_made() {
+        let pod = |status: serde_json::Value| -> Pod {
+            let metadata = json!({"name": "demo-signer-4-0", "creationTimestamp": "2026-01-01T00:00:00Z"});
+            serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap()
+        };
+        let unscheduled = json!({"conditions": [{"type": "PodScheduled", "status": "False"}]});
+        let found = signer_pod(&pod(unscheduled));
+        assert_eq!(
+            (found.ready, found.unready_since),
+            (false, Some("2026-01-01T00:00:00Z".parse().unwrap()))
+        );
+        let of = |status: &str| {
+            let time = "2026-01-01T01:00:00Z";
+            json!({"conditions": [{"type": "Ready", "status": status, "lastTransitionTime": time}]})
+        };
+        let found = signer_pod(&pod(of("False")));
+        assert_eq!(
+            (found.ready, found.unready_since),
+            (false, Some("2026-01-01T01:00:00Z".parse().unwrap()))
+        );
+        let found = signer_pod(&pod(of("True")));
+        assert_eq!((found.ready, found.unready_since), (true, None));
+    }
+
+    #[test]
+    fn shares_of_later_epochs_stand_beside_those_that_came_from_elsewhere() {
+        let kept = ShareSecrets::renewed(&cluster(), 2, 3, "abcdef0123456789");
+        let share = "demo-signer-2-e3-abcdef0123".to_owned();
+        assert_eq!(kept, ShareSecrets { identity: "demo-signer-2-identity".into(), share });
     }
 }

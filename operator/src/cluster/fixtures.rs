@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::ApiResource;
@@ -10,11 +11,13 @@ use serde_json::{Value, json};
 
 use tss_common::identity::Identity;
 
+use super::apply::Applied;
 use super::build::Object;
 use super::dereference::{Live, observe};
 use super::jobs::{JobPlan, ShareReport};
-use super::keygen::{self, Step};
-use super::record::{KeyRecord, kept};
+use super::keygen::{self, Step, Write};
+use super::record::{KeyRecord, ShareSecrets, kept};
+use super::status;
 use super::validate::{Cluster, validate};
 use crate::context::Options;
 use crate::crd::{KeyGeneration, TssCluster, TssClusterStatus};
@@ -81,18 +84,33 @@ pub(super) fn from_body(resource: &ApiResource, body: Value) -> Live {
     }
 }
 
+pub(super) const KEY: &str = "0227a67181ec034fe8a9a7831e7c2d7d412b81fb87e3d7971ad68f9c754f8c13e6";
+pub(super) const OTHER: &str = "03c9e1b3d0a64a1d2f7a6d58d4b5cf9d31ac5fe4dbb6b0d5c5cbb2b6a3a3e5a1f0";
+
+/// What a Job reports of a share of the first epoch, for two of three.
+pub(super) fn share(index: u8) -> Value {
+    json!({"index": index, "threshold": 2, "signers": 3, "cluster": "wallets-demo", "key": "default", "epoch": 1,
+        "public_key": KEY, "commitment": "00".repeat(32), "path": "0/1/2", "derived_public_key": KEY,
+        "ethereum_address": "0xe5EebeB057a589fc161DDB718ed51ab8B4F20050", "bitcoin_address": "bc1q"})
+}
+
 pub(super) fn report() -> ShareReport {
-    let key = "0227a67181ec034fe8a9a7831e7c2d7d412b81fb87e3d7971ad68f9c754f8c13e6";
-    serde_json::from_value(
-        json!({"index": 1, "threshold": 2, "signers": 3, "cluster": "wallets-demo", "epoch": 1,
-        "public_key": key, "commitment": "00".repeat(32), "path": "0/1/2", "derived_public_key": key,
-        "ethereum_address": "0xe5EebeB057a589fc161DDB718ed51ab8B4F20050", "bitcoin_address": "bc1q"}),
-    )
-    .unwrap()
+    serde_json::from_value(share(1)).unwrap()
 }
 
 pub(super) fn record() -> KeyRecord {
     KeyRecord::new(&cluster(), &report())
+}
+
+/// The record of a later epoch of the same key.
+pub(super) fn later(epoch: i64, commitment: &str, threshold: u8, signers: u8) -> KeyRecord {
+    let (cluster, mut told) = (cluster(), share(1));
+    told["epoch"] = json!(epoch);
+    told["commitment"] = json!(commitment);
+    told["threshold"] = json!(threshold);
+    told["signers"] = json!(signers);
+    let kept = (1..=signers).map(|index| ShareSecrets::renewed(&cluster, index, epoch, commitment));
+    record().renewed(&serde_json::from_value(told).unwrap(), "demo-roster-0123456789".into(), kept.collect())
 }
 
 pub(super) fn signer_pod(index: u8, ready: bool, node: &str) -> Pod {
@@ -137,6 +155,48 @@ impl There {
         self.object.status =
             Some(TssClusterStatus { key_generation: Some(progress), ..TssClusterStatus::default() });
         self
+    }
+
+    /// One pass of the controller: what the step says is written, or the status is, and Jobs that are not wanted are gone.
+    pub(super) fn pass(&mut self, now: Timestamp) -> Step {
+        let observed = observe(self.object.clone(), self.live.clone(), &self.pods);
+        let cluster = validate(&self.object).unwrap();
+        let step = keygen::next(&cluster, &observed, now);
+        let mut map = match &step.write {
+            Some(Write::Roster(name, text)) => kept(&cluster, name.clone(), "roster.toml", text.clone()),
+            Some(Write::Record(record)) => record.to_config_map(&cluster).unwrap(),
+            Some(Write::Progress(progress)) => {
+                self.object.status.get_or_insert_default().key_generation = Some(progress.clone());
+                return step;
+            }
+            Some(Write::Renewal(renewal)) => {
+                self.object.status.get_or_insert_default().renewal = Some((**renewal).clone());
+                return step;
+            }
+            Some(Write::Backups(backups)) => {
+                self.object.status.get_or_insert_default().backups = Some((**backups).clone());
+                return step;
+            }
+            None => {
+                let cluster = step.key.as_ref().map_or_else(|| cluster.clone(), |key| cluster.with_key(key));
+                let status = status::status(&cluster, &observed, &step, &Applied::default(), 0, now);
+                self.object.status = Some(status);
+                let wanted: Vec<String> = step.jobs.iter().map(|plan| plan.name("demo")).collect();
+                self.live.retain(|live| live.kind != "Job" || wanted.contains(&live.name));
+                let is_there = |pod: &Pod| {
+                    let owners = pod.owner_references();
+                    owners.is_empty() || owners.iter().any(|owner| wanted.contains(&owner.name))
+                };
+                self.pods.retain(is_there);
+                return step;
+            }
+        };
+        map.metadata.creation_timestamp = Some(Time(now));
+        // One that is there stays as it is.
+        if !self.live.iter().any(|live| live.kind == "ConfigMap" && live.name == map.name_any()) {
+            self.live.push(Live { owned: false, ..live(&map) });
+        }
+        step
     }
 
     pub(super) fn with_map(mut self, map: &ConfigMap) -> Self {

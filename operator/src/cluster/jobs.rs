@@ -44,6 +44,15 @@ pub enum Task {
         /// The key that it has to be a share of.
         public_key: String,
     },
+    /// Encrypts a share to those who keep backups.
+    Backup {
+        /// The Secret that it is in.
+        share: String,
+        /// Who opens the backup together: of each holder, its recipients with commas.
+        holders: Vec<String>,
+        /// The Secret that the backup goes to.
+        kept: String,
+    },
     /// Reads a share that is there already.
     Inspect {
         /// The Secret that it is in.
@@ -61,6 +70,7 @@ impl Task {
             Self::Generate => "generate",
             Self::Renew { .. } => "renew",
             Self::Keep { .. } => "keep",
+            Self::Backup { .. } => "backup",
             Self::Inspect { .. } => "inspect",
         }
     }

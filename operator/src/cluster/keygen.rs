@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::backups;
 use super::dereference::Observed;
 use super::jobs::{self, JobPlan, Stage, Task, Together};
 use super::record::{KeyRecord, ShareSecrets, roster_name};
 use super::renewal;
 use super::validate::Cluster;
 use crate::condition::Verdict;
-use crate::crd::{KeyGeneration, KeySourceKind, Renewal};
+use crate::crd::{Backups, KeyGeneration, KeySourceKind, Renewal};
 
 /// How long it is waited for Pods that are on their way out.
 pub(super) const LEAVING: Duration = Duration::from_secs(2);
@@ -39,6 +40,8 @@ pub enum Write {
     Progress(KeyGeneration),
     /// How far new shares are.
     Renewal(Box<Renewal>),
+    /// How far backups are.
+    Backups(Box<Backups>),
 }
 
 /// What is to be done.
@@ -56,6 +59,8 @@ pub struct Step {
     pub shares: Option<Verdict>,
     /// How far new shares are, while they are made.
     pub renewal: Option<Renewal>,
+    /// The condition `BackedUp`, if backups are asked for and it is known.
+    pub backups: Option<Verdict>,
     /// When to look again, if nothing happens before.
     pub wait: Option<Duration>,
     /// Whether everything stays as it is: what the cluster runs may be all there is of its key.
@@ -71,6 +76,7 @@ impl Step {
             verdict: Verdict::no(reason, message),
             shares: None,
             renewal: None,
+            backups: None,
             wait: None,
             frozen: false,
         }
@@ -140,6 +146,7 @@ fn with_key(cluster: &Cluster, observed: &Observed, record: &KeyRecord, now: Tim
         verdict: Verdict::yes("KeyGenerated", message),
         shares: None,
         renewal: None,
+        backups: None,
         wait: None,
         frozen: false,
     };
@@ -155,7 +162,10 @@ fn with_key(cluster: &Cluster, observed: &Observed, record: &KeyRecord, now: Tim
         let write = write.filter(|write| matches!(write, Write::Roster(..)));
         return Step { write, jobs, ..done };
     }
-    renewal::next(cluster, observed, record, now, done)
+    let step = renewal::next(cluster, observed, record, now, done);
+    // Shares that are about to be others need none.
+    let at_rest = step.write.is_none() && step.renewal.is_none();
+    if at_rest { backups::next(cluster, observed, record, now, step) } else { step }
 }
 
 /// A try to make the key.
@@ -265,12 +275,8 @@ mod tests {
     use tss_common::identity::Roster;
 
     use super::*;
-    use crate::cluster::fixtures::{There, cluster, identity};
-    use crate::cluster::jobs::ShareReport;
+    use crate::cluster::fixtures::{self, KEY, OTHER, There, cluster, identity, record};
     use crate::crd::TssClusterStatus;
-
-    const KEY: &str = "0227a67181ec034fe8a9a7831e7c2d7d412b81fb87e3d7971ad68f9c754f8c13e6";
-    const OTHER: &str = "03c9e1b3d0a64a1d2f7a6d58d4b5cf9d31ac5fe4dbb6b0d5c5cbb2b6a3a3e5a1f0";
 
     fn plans(task: &Task) -> Vec<JobPlan> {
         plans_of(task, 1)
@@ -298,9 +304,9 @@ mod tests {
     }
 
     fn share(index: u8, key: &str) -> Value {
-        json!({"index": index, "threshold": 2, "signers": 3, "cluster": "wallets-demo", "key": "default", "epoch": 1,
-            "public_key": key, "commitment": "00".repeat(32), "path": "0/1/2", "derived_public_key": KEY,
-            "ethereum_address": "0xe5EebeB057a589fc161DDB718ed51ab8B4F20050", "bitcoin_address": "bc1q"})
+        let mut share = fixtures::share(index);
+        share["public_key"] = json!(key);
+        share
     }
 
     fn decided() -> KeyGeneration {
@@ -483,11 +489,6 @@ mod tests {
         // Not when it has been kept: then nothing is lost.
         let there = there.with_job(&keeping()[0], Some(Ok(share(1, KEY))));
         assert_eq!(there.next().write, None);
-    }
-
-    fn record() -> KeyRecord {
-        let report: ShareReport = serde_json::from_value(share(1, KEY)).unwrap();
-        KeyRecord::new(&cluster(), &report)
     }
 
     #[test]

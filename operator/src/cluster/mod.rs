@@ -4,7 +4,7 @@
 //! |---|---|
 //! | what is there | [`dereference`] |
 //! | is it possible | [`validate`] |
-//! | what there should be | [`keygen`], [`renewal`], [`build`], [`rollout`] |
+//! | what there should be | [`keygen`], [`renewal`], [`backups`], [`build`], [`rollout`] |
 //! | make it so | [`apply`] |
 //! | say so | [`status`] |
 
@@ -37,6 +37,7 @@ use record::KeyRecord;
 use validate::Cluster;
 
 pub mod apply;
+pub mod backups;
 pub mod build;
 pub mod dereference;
 #[cfg(test)]
@@ -270,6 +271,23 @@ async fn write_step(
                 tracing::warn!(%namespace, cluster = %name, why = %message, "key generation failed");
                 event(context, &observed.object, EventType::Warning, "KeyGenerationFailed", message.into())
                     .await;
+            }
+        }
+        Write::Backups(backups) => {
+            let mut status = observed.object.status.clone().unwrap_or_default();
+            let before = status.backups.as_ref().map_or(0, |before| before.tries.failures);
+            let failure = backups.tries.last_failure.clone().filter(|_| backups.tries.failures > before);
+            let made = (!backups.secrets.is_empty()).then(|| backups.secrets.join(", "));
+            status.backups = Some(*backups);
+            write_status(context, observed, status).await?;
+            let told = match (made, failure) {
+                (Some(made), _) => Some((EventType::Normal, "BackupsMade", format!("Secrets {made}"))),
+                (None, Some(why)) => Some((EventType::Warning, "BackupFailed", why)),
+                (None, None) => None,
+            };
+            if let Some((kind, reason, note)) = told {
+                tracing::info!(%namespace, cluster = %name, reason, note, "backups");
+                event(context, &observed.object, kind, reason, note).await;
             }
         }
         Write::Renewal(renewal) => {

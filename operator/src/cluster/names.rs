@@ -80,9 +80,24 @@ pub fn roster(cluster: &str) -> String {
 
 /// The ConfigMap with a later roster: another one for each.
 pub fn later_roster(cluster: &str, roster: &str) -> String {
-    let hash = hash_fields("tss.network/roster-name/v1", &[roster.as_bytes()]);
-    let digits: String = hex::encode(hash).chars().take(KEY_DIGITS).collect();
-    format!("{cluster}-roster-{digits}")
+    format!("{cluster}-roster-{}", digits("tss.network/roster-name/v1", &[roster.as_bytes()]))
+}
+
+/// What the backups of an epoch's shares for these holders are called apart from others: of each holder, its recipients.
+pub fn backups(holders: &[Vec<String>], commitment: &str) -> String {
+    let holders = holders.iter().map(|recipients| recipients.join(","));
+    let fields: Vec<String> = [commitment.to_owned()].into_iter().chain(holders).collect();
+    let fields: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
+    digits("tss.network/backups-name/v1", &fields)
+}
+
+/// The Secret with a backup of a signer's share. Never deleted by the operator.
+pub fn backup(cluster: &str, index: u8, epoch: i64, backups: &str) -> String {
+    format!("{cluster}-backup-{index}-e{epoch}-{backups}")
+}
+
+fn digits(domain: &str, fields: &[&[u8]]) -> String {
+    hex::encode(hash_fields(domain, fields)).chars().take(KEY_DIGITS).collect()
 }
 
 /// The ConfigMap that says which key the cluster has at an epoch. The operator deletes it only once the key is two epochs

@@ -12,6 +12,7 @@
 //! from then on the new one. Secrets of the epoch before are not touched.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use tss_mpc::Threshold;
@@ -48,7 +49,30 @@ pub(super) fn next(
             let wait = due.and_then(|due| due.duration_since(now).try_into().ok());
             return Step { shares: Some(verdict), wait, ..done };
         }
+        // What is begun here and given up at once would be begun again and again.
+        _ if cluster.threshold.n() < record.threshold().t() => {
+            let (before, after) = (record.threshold(), cluster.threshold);
+            let message = format!(
+                "of the {before} signers {} would stay, and {} are needed to make new shares: expected at least so many \
+                 signers; go there in two steps",
+                after.n(),
+                before.t()
+            );
+            return Step { shares: Some(Verdict::no("TooFewStay", message)), ..done };
+        }
         Some(begun) if target(&begun) == Some(cluster.threshold) => begun,
+        // The status says first which epoch is in force: by it alone the record of the next one counts once it is decided.
+        _ if known(observed) != Some(record.epoch) => {
+            let message = format!("the shares are of epoch {}, and others are wanted", record.epoch);
+            let shares = Some(Verdict::no("Beginning", message));
+            return Step { shares, wait: Some(Duration::ZERO), ..done };
+        }
+        // One that was called off may have Pods still, and its tries were called as this one's will be.
+        None if left_over(cluster, observed, epoch).is_some() => {
+            let job = left_over(cluster, observed, epoch).unwrap_or_default();
+            let shares = Some(Verdict::no("WaitingForPods", format!("the Pod of Job {job} is still there")));
+            return Step { shares, wait: Some(LEAVING), ..done };
+        }
         // Something else is wanted by now.
         begun => {
             let attempt = begun.map_or(1, |begun| begun.tries.attempt.saturating_add(1));
@@ -70,6 +94,17 @@ pub(super) fn next(
     let roster = renewal.roster.clone().unwrap_or_else(|| record.roster.clone());
     let stage = Stage { cluster, observed, tries: &renewal.tries, attempt, threshold, roster };
     Try { stage, record, renewal: &renewal, now, done }.next()
+}
+
+/// A Job of a first try for this epoch whose Pod has not ended.
+fn left_over<'a>(cluster: &Cluster, observed: &'a Observed, epoch: i64) -> Option<&'a str> {
+    let first = format!("-{}-{epoch}-1", jobs::object_name(cluster));
+    observed.running.iter().map(String::as_str).find(|job| job.ends_with(&first))
+}
+
+/// The epoch in force, as far as the status knows it.
+fn known(observed: &Observed) -> Option<i64> {
+    observed.object.status.as_ref()?.epoch
 }
 
 /// When the shares are to be made anew.
@@ -97,21 +132,15 @@ struct Try<'a> {
 
 impl Try<'_> {
     fn next(self) -> Step {
-        let (before, after) = (self.record.threshold(), self.stage.threshold);
-        if after.n() < before.t() {
-            let message = format!(
-                "of the {before} signers {} would stay, and {} are needed to make new shares: expected at least so many \
-                 signers; go there in two steps",
-                after.n(),
-                before.t()
-            );
-            return Step { shares: Some(Verdict::no("TooFewStay", message)), ..self.done };
-        }
         if let Some((wait, message)) = jobs::pause(&self.renewal.tries, self.now) {
             let step = self.step(Vec::new(), "RenewalFailed", message);
             return Step { wait: Some(wait), ..step };
         }
         match (&self.renewal.roster, self.renewal.tries.decided.clone()) {
+            (_, None) if self.in_the_way().is_some() => {
+                let message = self.in_the_way().unwrap_or_default();
+                self.step(Vec::new(), "RecordInTheWay", message)
+            }
             (None, _) => self.prepare(),
             (Some(_), None) => self.renew(),
             (Some(_), Some(commitment)) => self.keep(&commitment),
@@ -134,6 +163,13 @@ impl Try<'_> {
 
     fn writing(self, renewal: Renewal) -> Step {
         Step { write: Some(Write::Renewal(Box::new(renewal))), ..self.done }
+    }
+
+    /// Whether something has the name of the record that would be made: it would stay, and never be in force.
+    fn in_the_way(&self) -> Option<String> {
+        let name = names::key(&self.stage.cluster.name, self.renewal.epoch);
+        self.stage.observed.find("ConfigMap", &name)?;
+        Some(format!("ConfigMap {name} is there already and is not the record of these shares: delete it"))
     }
 
     /// The try is given up: its Jobs go, and what they stored with them. The signers sign on.
@@ -301,6 +337,10 @@ impl Try<'_> {
             Together::Done(report) if report.commitment != commitment => {
                 self.fail("the shares that were kept are not those that were made")
             }
+            Together::Done(_) if self.in_the_way().is_some() => {
+                let message = self.in_the_way().unwrap_or_default();
+                self.step([made, plans].concat(), "RecordInTheWay", message)
+            }
             Together::Done(report) => {
                 let record = self.record.renewed(&report, self.stage.roster.clone(), kept);
                 Step { write: Some(Write::Record(Box::new(record))), ..self.done }
@@ -310,5 +350,660 @@ impl Try<'_> {
                 self.working(&plans, jobs, "each signer's new share is stored for good")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use kube::ResourceExt as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cluster::fixtures::{
+        CLUSTER, KEY, OTHER, There, cluster, identity, later, live, object, record, share,
+    };
+    use crate::cluster::record::kept;
+    use crate::crd::Refresh;
+
+    /// What all shares of the second and the third epoch have in common.
+    const SECOND: &str = "2222222222222222222222222222222222222222222222222222222222222222";
+    const THIRD: &str = "3333333333333333333333333333333333333333333333333333333333333333";
+
+    type Ended = Option<Result<Value, &'static str>>;
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// When the first shares were made, a Thursday; and a day later.
+    fn made() -> Timestamp {
+        time("2026-01-01T00:00:00Z")
+    }
+
+    fn now() -> Timestamp {
+        time("2026-01-02T00:00:00Z")
+    }
+
+    /// The same at each call.
+    fn identity_of(index: u8) -> Value {
+        static ALL: LazyLock<Vec<Value>> = LazyLock::new(|| (1..=9).map(identity).collect());
+        ALL[usize::from(index) - 1].clone()
+    }
+
+    fn roster(n: u8) -> String {
+        let all: Vec<String> = (1..=n).map(|index| identity_of(index).to_string()).collect();
+        jobs::roster(&(1..=n).zip(all.iter().map(String::as_str)).collect()).unwrap()
+    }
+
+    fn with_record(mut there: There, record: &KeyRecord, made: Timestamp) -> There {
+        let mut map = record.to_config_map(&cluster()).unwrap();
+        map.metadata.creation_timestamp = Some(Time(made));
+        there = there.with_map(&map);
+        there
+    }
+
+    /// A network of two of three with its first shares, and a status that says so.
+    fn there() -> There {
+        let first = kept(&cluster(), "demo-roster".into(), "roster.toml", roster(3));
+        let mut there = with_record(There::new().with_map(&first), &record(), made());
+        let step = there.pass(made());
+        assert_eq!((step.write, step.jobs.len()), (None, 0));
+        there
+    }
+
+    fn wanting(threshold: i32, signers: i32) -> There {
+        let mut there = there();
+        want(&mut there, threshold, signers);
+        there
+    }
+
+    fn want(there: &mut There, threshold: i32, signers: i32) {
+        (there.object.spec.threshold, there.object.spec.signers) = (threshold, signers);
+    }
+
+    fn refreshed(schedule: Option<&str>, older_than: Option<&str>) -> There {
+        let mut there = there();
+        let older_than = older_than.map(|text| Time(time(text)));
+        there.object.spec.refresh = Some(Refresh { schedule: schedule.map(str::to_owned), older_than });
+        there
+    }
+
+    /// One whose shares are to be made anew now.
+    fn refreshing() -> There {
+        refreshed(None, Some("2026-01-01T12:00:00Z"))
+    }
+
+    fn begun(there: &There) -> Renewal {
+        there.object.status.as_ref().unwrap().renewal.clone().expect("a renewal")
+    }
+
+    /// What a Job tells of a share of the epoch and key that it works for.
+    fn told(plan: &JobPlan, epoch: i64, commitment: &str) -> Value {
+        let mut told = share(plan.index);
+        told["threshold"] = json!(plan.threshold.t());
+        told["signers"] = json!(plan.threshold.n());
+        told["epoch"] = json!(epoch);
+        told["commitment"] = json!(commitment);
+        told
+    }
+
+    /// How Jobs end when all goes well, from the first epoch to the second.
+    fn well(plan: &JobPlan) -> Ended {
+        Some(Ok(match &plan.task {
+            Task::Identity => identity_of(plan.index),
+            Task::Inspect { .. } => told(plan, 1, &"00".repeat(32)),
+            Task::Renew { ends, .. } => told(plan, ends + 1, SECOND),
+            Task::Keep { .. } => told(plan, 2, SECOND),
+            other => panic!("{other:?} is no part of it"),
+        }))
+    }
+
+    /// The Jobs that are wanted now and are not there run, and end so.
+    fn run(mut there: There, now: Timestamp, end: impl Fn(&JobPlan) -> Ended) -> There {
+        let wanted = there.pass(now).jobs;
+        for plan in wanted {
+            if !there.live.iter().any(|live| live.kind == "Job" && live.name == plan.name("demo")) {
+                let ended = end(&plan);
+                there = there.with_job(&plan, ended);
+            }
+        }
+        there
+    }
+
+    /// Passes until nothing is written any more, and yields the last step.
+    fn settle(there: &mut There, now: Timestamp) -> Step {
+        for _ in 0..20 {
+            let before = there.object.clone();
+            let step = there.pass(now);
+            if step.write.is_none() && there.object == before {
+                return step;
+            }
+        }
+        panic!("something is written again and again: {:?}", there.pass(now));
+    }
+
+    /// One in which the Jobs have been run so often, and all has gone well.
+    fn after(there: There, rounds: usize) -> There {
+        (0..rounds).fold(there, |mut there, _| {
+            settle(&mut there, now());
+            let mut there = run(there, now(), well);
+            settle(&mut there, now());
+            there
+        })
+    }
+
+    fn tasks(plans: &[JobPlan]) -> Vec<(&'static str, u8)> {
+        plans.iter().map(|plan| (plan.task.as_str(), plan.index)).collect()
+    }
+
+    fn reason(step: &Step) -> &'static str {
+        step.shares.as_ref().unwrap().reason
+    }
+
+    fn message(step: &Step) -> String {
+        step.shares.as_ref().unwrap().message.clone()
+    }
+
+    /// That the try has been given up: which one is next, and why. The network signs on with what it has.
+    fn failure(step: &Step) -> (KeyGeneration, String) {
+        let Some(Write::Renewal(renewal)) = &step.write else { panic!("expected a failure: {step:?}") };
+        assert!(step.jobs.is_empty(), "the Jobs of a try that failed go");
+        assert_eq!(
+            (renewal.roster.as_ref(), renewal.holders.len(), &renewal.tries.decided),
+            (None, 0, &None)
+        );
+        assert_eq!(step.key, Some(record()), "the network signs on");
+        (renewal.tries.clone(), renewal.tries.last_failure.clone().expect("a failure"))
+    }
+
+    #[test]
+    fn shares_that_are_new_enough_are_left_alone_until_the_next_time_of_the_schedule() {
+        let step = there().at(now());
+        assert_eq!((step.write, step.jobs.len(), step.wait), (None, 0, None));
+        assert_eq!(step.shares.unwrap().holds, Some(true));
+        // Sunday at three is in two days and three hours.
+        let mut there = refreshed(Some("0 3 * * 0"), None);
+        let step = there.pass(now());
+        assert_eq!((step.write.clone(), step.jobs.len(), reason(&step)), (None, 0, "UpToDate"));
+        assert_eq!(step.wait, Some(Duration::from_secs((2 * 24 + 3) * 3600)));
+        assert!(message(&step).contains("2026-01-04T03:00:00Z"), "{}", message(&step));
+        assert_eq!(settle(&mut there, now()).renewal, None);
+    }
+
+    #[test]
+    fn a_time_of_the_schedule_that_has_come_begins_new_shares_and_once_only() {
+        let mut there = refreshed(Some("0 3 * * 0"), None);
+        let sunday = time("2026-01-04T03:00:00Z");
+        assert_eq!(there.at(time("2026-01-04T02:59:59Z")).write, None);
+        there.pass(sunday);
+        let Renewal { epoch, threshold, signers, holders, roster, tries } = begun(&there);
+        assert_eq!((epoch, threshold, signers, tries.attempt), (2, 2, 3, 1));
+        assert_eq!((holders.len(), roster), (0, None));
+        // However many times have passed, and none after they were made.
+        let late = time("2026-03-04T00:00:00Z");
+        let mut there = after_all(refreshed(Some("0 3 * * 0"), None), late);
+        let step = settle(&mut there, late);
+        assert_eq!((reason(&step), step.key.unwrap().epoch), ("UpToDate", 2));
+        assert!(step.wait.is_some());
+    }
+
+    /// All of it, at one time.
+    fn after_all(there: There, at: Timestamp) -> There {
+        (0..3).fold(there, |mut there, _| {
+            settle(&mut there, at);
+            let mut there = run(there, at, well);
+            settle(&mut there, at);
+            there
+        })
+    }
+
+    #[test]
+    fn shares_that_are_older_than_a_time_are_made_anew_once_it_has_come() {
+        let mut past = refreshed(None, Some("2026-01-01T12:00:00Z"));
+        past.pass(now());
+        assert_eq!(begun(&past).epoch, 2);
+        let step = refreshed(None, Some("2026-01-02T00:01:00Z")).at(now());
+        assert_eq!((step.write, step.wait), (None, Some(Duration::from_secs(60))));
+        // They were made at that time, or after it.
+        for time in ["2026-01-01T00:00:00Z", "2025-12-31T00:00:00Z"] {
+            let step = refreshed(None, Some(time)).at(now());
+            assert_eq!((step.write, step.wait, step.shares.unwrap().reason), (None, None, "UpToDate"));
+        }
+        // Whichever is sooner.
+        let step = refreshed(Some("0 3 * * 0"), Some("2026-01-02T00:01:00Z")).at(now());
+        assert_eq!(step.wait, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn another_threshold_or_other_signers_get_new_shares() {
+        for (threshold, signers) in [(3, 5), (2, 4), (3, 3), (2, 2)] {
+            let mut there = wanting(threshold, signers);
+            there.pass(now());
+            let begun = begun(&there);
+            assert_eq!((begun.epoch, begun.threshold, begun.signers), (2, threshold, signers));
+        }
+    }
+
+    #[test]
+    fn fewer_signers_than_are_needed_make_no_new_shares_and_what_runs_stays() {
+        let mut there = after_all(wanting(3, 5), now());
+        want(&mut there, 2, 2);
+        let step = settle(&mut there, now());
+        assert_eq!((reason(&step), step.jobs.len(), step.renewal), ("TooFewStay", 0, None));
+        assert_eq!(step.key.unwrap().threshold().to_string(), "3-of-5");
+        // In two steps it goes.
+        want(&mut there, 2, 3);
+        assert_eq!(tasks(&settle(&mut there, now()).jobs).len(), 3 + 3);
+    }
+
+    #[test]
+    fn something_else_that_is_wanted_meanwhile_is_another_try() {
+        let mut there = after(wanting(3, 5), 1);
+        assert!(begun(&there).roster.is_some());
+        want(&mut there, 3, 4);
+        there.pass(now());
+        let Renewal { epoch, threshold, signers, holders, roster, tries } = begun(&there);
+        assert_eq!((epoch, threshold, signers, tries.attempt), (2, 3, 4, 2));
+        assert_eq!((holders.len(), roster), (0, None));
+        let step = there.at(now());
+        assert!(step.jobs.iter().all(|plan| plan.attempt == "6f1b5-2-2"), "{:?}", step.jobs);
+        // Nothing at all is wanted: what was begun is called off.
+        want(&mut there, 2, 3);
+        let step = settle(&mut there, now());
+        assert_eq!((reason(&step), step.renewal, step.jobs.len()), ("UpToDate", None, 0));
+    }
+
+    #[test]
+    fn what_is_decided_comes_to_its_end_before_something_else_begins() {
+        let mut there = after(wanting(3, 5), 2);
+        assert_eq!(begun(&there).tries.decided.as_deref(), Some(SECOND));
+        want(&mut there, 2, 4);
+        let step = settle(&mut there, now());
+        assert_eq!(tasks(&step.jobs).iter().filter(|(task, _)| *task == "keep").count(), 5);
+        let mut there = run(there, now(), well);
+        let step = there.pass(now());
+        assert!(matches!(step.write, Some(Write::Record(_))), "{step:?}");
+        // The next one begins when the status says that this one is in force: else the record would not count any more.
+        let step = there.pass(now());
+        assert_eq!((step.write.clone(), step.key.as_ref().unwrap().epoch), (None, 2));
+        assert_eq!(there.object.status.as_ref().unwrap().epoch, Some(2));
+        assert_eq!(step.wait, Some(Duration::ZERO));
+        there.pass(now());
+        let Renewal { epoch, threshold, signers, .. } = begun(&there);
+        assert_eq!((epoch, threshold, signers), (3, 2, 4));
+        assert_eq!(settle(&mut there, now()).key.unwrap().epoch, 2);
+    }
+
+    #[test]
+    fn what_was_called_off_and_is_wanted_again_waits_for_the_pods_that_are_left() {
+        let mut there = refreshing();
+        // Another one of this name is about to begin: its Pods would meet those of the one before.
+        let labels = json!({"batch.kubernetes.io/job-name": "demo-renew-2-6f1b5-2-1"});
+        let pod = |phase: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"labels": labels}, "status": {"phase": phase}}))
+                .unwrap()
+        };
+        there.pods.push(pod("Running"));
+        let step = settle(&mut there, now());
+        assert_eq!((reason(&step), step.renewal, step.wait), ("WaitingForPods", None, Some(LEAVING)));
+        there.pods = vec![pod("Failed")];
+        there.pass(now());
+        assert_eq!(begun(&there).tries.attempt, 1);
+        // Those of others are not waited for.
+        let mut there = refreshing();
+        there.pods.push(pod("Running"));
+        there.pods[0].labels_mut().insert("batch.kubernetes.io/job-name".into(), "demo-x-2-6f1b5-1".into());
+        there.pass(now());
+        assert_eq!(begun(&there).tries.attempt, 1);
+    }
+
+    #[test]
+    fn every_signer_to_be_tells_its_identity_and_everyone_that_stays_whether_it_has_its_share() {
+        let mut more = wanting(3, 5);
+        let jobs = settle(&mut more, now()).jobs;
+        let identities = (1..=5).map(|index| ("identity", index));
+        let expected: Vec<_> = identities.chain((1..=3).map(|index| ("inspect", index))).collect();
+        assert_eq!(tasks(&jobs), expected);
+        // A share is read as what it is, with the roster that it was made with.
+        assert!(jobs[5..].iter().all(|plan| plan.threshold == record().threshold()));
+        assert!(jobs[5..].iter().all(|plan| plan.roster == "demo-roster"));
+        let expected = Task::Inspect { share: record().shares[1].share.clone(), awaited: false };
+        assert_eq!(jobs[6].task, expected);
+        let mut fewer = wanting(2, 2);
+        let jobs = settle(&mut fewer, now()).jobs;
+        assert_eq!(tasks(&jobs), [("identity", 1), ("identity", 2), ("inspect", 1), ("inspect", 2)]);
+    }
+
+    #[test]
+    fn a_signer_without_its_share_is_no_holder_and_gets_one() {
+        let lost: [fn(&JobPlan) -> Ended; 4] = [
+            |_| Some(Err("error: /run/secrets/tss/share/share: No such file")),
+            |plan| Some(Ok(told(plan, 1, OTHER))),
+            |plan| Some(Ok(told(plan, 7, &"00".repeat(32)))),
+            |plan| {
+                let mut other = told(plan, 1, &"00".repeat(32));
+                other["public_key"] = json!(OTHER);
+                Some(Ok(other))
+            },
+        ];
+        for lost in lost {
+            let mut there = refreshing();
+            settle(&mut there, now());
+            let mut there = run(there, now(), |plan| match plan.task {
+                Task::Inspect { .. } if plan.index == 2 => lost(plan),
+                _ => well(plan),
+            });
+            let step = settle(&mut there, now());
+            assert_eq!(begun(&there).holders, [1, 3]);
+            let renewals: Vec<&Task> = step.jobs.iter().map(|plan| &plan.task).collect();
+            let held = |index: usize| Some(record().shares[index - 1].share.clone());
+            let expected =
+                [held(1), None, held(3)].map(|held| Task::Renew { ends: 1, dealers: vec![1, 3], held });
+            assert_eq!(renewals, expected.iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn with_too_few_shares_the_try_fails_and_every_reason_is_told() {
+        let mut there = refreshing();
+        settle(&mut there, now());
+        let there = run(there, now(), |plan| match (&plan.task, plan.index) {
+            (Task::Inspect { .. }, 1) => Some(Err("error: no such file")),
+            (Task::Inspect { .. }, 3) => Some(Ok(told(plan, 1, OTHER))),
+            _ => well(plan),
+        });
+        let (_, why) = failure(&there.at(now()));
+        for part in ["1 of the 2 shares", "signer 1: error: no such file", "signer 3: it has a share of key"]
+        {
+            assert!(why.contains(part), "`{part}` is missing in: {why}");
+        }
+        // Nobody waits for one whose share is found to be lost: all have to have ended.
+        let mut there = refreshing();
+        settle(&mut there, now());
+        let mut there = run(there, now(), |plan| match (&plan.task, plan.index) {
+            (Task::Inspect { .. }, 1) => None,
+            (Task::Inspect { .. }, _) => Some(Err("error: no such file")),
+            _ => well(plan),
+        });
+        assert_eq!(reason(&settle(&mut there, now())), "Refreshing");
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_told_ends_the_try() {
+        let mut there = wanting(3, 5);
+        settle(&mut there, now());
+        let there = run(there, now(), |plan| match (&plan.task, plan.index) {
+            (Task::Identity, 4) => Some(Err("error: no room")),
+            _ => well(plan),
+        });
+        assert_eq!(failure(&there.at(now())).1, "identity of signer 4: error: no room");
+    }
+
+    #[test]
+    fn a_roster_is_used_again_as_long_as_it_is_the_same_and_never_overwritten() {
+        assert_eq!(begun(&after(refreshing(), 1)).roster.as_deref(), Some("demo-roster"));
+        let mut there = after(wanting(3, 5), 1);
+        let name = begun(&there).roster.unwrap();
+        assert_eq!(name, names::later_roster("demo", &roster(5)));
+        let observed = crate::cluster::dereference::observe(there.object.clone(), there.live.clone(), &[]);
+        assert_eq!(observed.roster(&name), Some(roster(5).as_str()));
+        let jobs = settle(&mut there, now()).jobs;
+        assert!(jobs.iter().all(|plan| plan.roster == name && plan.threshold.to_string() == "3-of-5"));
+        // Somebody was there first.
+        let other = kept(&cluster(), name.clone(), "roster.toml", roster(4));
+        let mut there = wanting(3, 5).with_map(&other);
+        settle(&mut there, now());
+        let there = run(there, now(), well);
+        let (_, why) = failure(&there.at(now()));
+        assert!(why.contains(&format!("ConfigMap {name} holds another roster")), "{why}");
+    }
+
+    #[test]
+    fn signers_whose_shares_came_from_elsewhere_keep_their_identities() {
+        let yaml = CLUSTER.to_owned()
+            + "  keySource: {type: ExistingSecrets, existingSecrets: {secrets: [a, b, c], rosterConfigMap: r}}\n";
+        let source = object(&yaml).spec.key_source;
+        let mut there = There::new();
+        there.object.spec.key_source = source;
+        let from = crate::cluster::validate::validate(&there.object).unwrap();
+        let first = KeyRecord::new(&from, &crate::cluster::fixtures::report());
+        let mut there = with_record(there, &first, made());
+        there.pass(made());
+        there.object.spec.refresh =
+            Some(Refresh { schedule: None, older_than: Some(Time(time("2026-01-01T12:00:00Z"))) });
+        let jobs = settle(&mut there, now()).jobs;
+        assert_eq!(tasks(&jobs), [("inspect", 1), ("inspect", 2), ("inspect", 3)]);
+        assert_eq!(jobs[0].task, Task::Inspect { share: "a".into(), awaited: false });
+        let mut there = after_all(there, now());
+        let key = settle(&mut there, now()).key.unwrap();
+        let expected = ["a", "b", "c"].map(str::to_owned).into_iter().zip(1..).map(|(identity, index)| {
+            ShareSecrets { identity, share: format!("demo-signer-{index}-e2-2222222222") }
+        });
+        assert_eq!((key.roster.as_str(), key.shares), ("r", expected.collect()));
+    }
+
+    #[test]
+    fn as_many_deal_as_sign_the_first_of_those_who_have_shares() {
+        let mut there = after(wanting(3, 5), 1);
+        assert_eq!(begun(&there).holders, [1, 2, 3]);
+        let jobs = settle(&mut there, now()).jobs;
+        assert_eq!(tasks(&jobs), (1..=5).map(|index| ("renew", index)).collect::<Vec<_>>());
+        for plan in &jobs {
+            let held = record().shares.get(usize::from(plan.index) - 1).map(|secrets| secrets.share.clone());
+            assert_eq!(plan.task, Task::Renew { ends: 1, dealers: vec![1, 2], held });
+        }
+    }
+
+    #[test]
+    fn a_try_begins_when_the_pods_of_the_one_before_are_gone() {
+        let pod = |phase: &str| -> Pod {
+            let labels = json!({"batch.kubernetes.io/job-name": "demo-renew-2-6f1b5-2-9"});
+            serde_json::from_value(json!({"metadata": {"labels": labels}, "status": {"phase": phase}}))
+                .unwrap()
+        };
+        let mut there = after(refreshing(), 1);
+        there.pods.push(pod("Running"));
+        let step = there.at(now());
+        assert_eq!((reason(&step), step.jobs.len(), step.wait), ("WaitingForPods", 0, Some(LEAVING)));
+        assert_eq!(step.key, Some(record()));
+        there.pods = vec![pod("Succeeded")];
+        assert_eq!(there.at(now()).jobs.len(), 3);
+    }
+
+    #[test]
+    fn what_is_no_new_share_of_the_key_is_refused() {
+        for (field, value, part) in [
+            ("public_key", json!(OTHER), "expected new ones of"),
+            ("epoch", json!(1), "at epoch 1: expected new ones"),
+            ("epoch", json!(3), "at epoch 3: expected new ones"),
+            ("commitment", json!("00".repeat(32)), "expected new ones of"),
+            ("threshold", json!(3), "of a 3-of-3 key"),
+            ("cluster", json!("other"), "of the network other"),
+        ] {
+            let there = run(after(refreshing(), 1), now(), |plan| {
+                let mut told = told(plan, 2, SECOND);
+                told[field] = value.clone();
+                Some(Ok(told))
+            });
+            let (_, why) = failure(&there.at(now()));
+            assert!(why.contains(part), "`{part}` is missing in: {why}");
+        }
+        let there = run(after(refreshing(), 1), now(), |plan| {
+            Some(Ok(told(plan, 2, if plan.index == 3 { THIRD } else { SECOND })))
+        });
+        assert!(failure(&there.at(now())).1.contains("signers 1 and 3 hold shares of different keys"));
+    }
+
+    #[test]
+    fn one_that_fails_ends_the_try_and_the_network_signs_on_with_what_it_has() {
+        let mut there = run(after(refreshing(), 1), now(), |plan| match plan.index {
+            2 => Some(Err("error: no answer from signer 3")),
+            _ => well(plan),
+        });
+        let (tries, why) = failure(&there.pass(now()));
+        assert_eq!(why, "renew of signer 2: error: no answer from signer 3");
+        assert_eq!((tries.attempt, tries.failures), (2, 1));
+        let step = settle(&mut there, now());
+        assert_eq!(
+            (reason(&step), step.jobs.len(), step.wait),
+            ("RenewalFailed", 0, Some(Duration::from_secs(5)))
+        );
+        assert_eq!((step.key.clone(), step.verdict.holds), (Some(record()), Some(true)));
+        assert!(message(&step).contains(&why), "{}", message(&step));
+        // Then who has a share is found out anew, by Jobs of other names.
+        let next = now() + Duration::from_secs(5);
+        let jobs = settle(&mut there, next).jobs;
+        assert_eq!(jobs.len(), 6);
+        assert!(jobs.iter().all(|plan| plan.attempt == "6f1b5-2-2"), "{jobs:?}");
+        // And if that fails, too, the pause is longer.
+        let there = run(there, next, |_| Some(Err("error: x")));
+        let (tries, _) = failure(&there.at(next));
+        assert_eq!((tries.attempt, tries.not_before), (3, Some(Time(next + Duration::from_secs(10)))));
+    }
+
+    #[test]
+    fn the_signers_have_the_key_all_the_while_and_its_new_shares_when_all_are_kept() {
+        let mut there = wanting(3, 5);
+        let mut epochs = Vec::new();
+        for _ in 0..60 {
+            let step = there.pass(now());
+            let key = step.key.clone().expect("the network signs on");
+            assert_eq!((key.public_key.as_str(), &key.addresses), (KEY, &record().addresses));
+            assert!(!step.frozen);
+            epochs.push((key.epoch, key.threshold().to_string()));
+            if step.write.is_some() {
+                continue;
+            }
+            // The Jobs begin together, and end one after the other.
+            let plans = step.jobs;
+            let running = |there: &There, plan: &JobPlan| {
+                let name = plan.name("demo");
+                there.live.iter().any(|live| live.name == name && live.uid == "running")
+            };
+            let new =
+                plans.iter().filter(|plan| !there.live.iter().any(|live| live.name == plan.name("demo")));
+            let new: Vec<JobPlan> = new.cloned().collect();
+            for plan in &new {
+                there = there.with_job(plan, None);
+                there.live.last_mut().unwrap().uid = "running".into();
+            }
+            if let Some(plan) = plans.iter().find(|plan| new.is_empty() && running(&there, plan)) {
+                there.live.retain(|live| live.name != plan.name("demo"));
+                there.pods.retain(|pod| pod.metadata.name != Some(format!("{}-x", plan.name("demo"))));
+                there = there.with_job(plan, well(plan));
+            }
+        }
+        epochs.dedup();
+        assert_eq!(epochs, [(1, "2-of-3".to_owned()), (2, "3-of-5".to_owned())]);
+        let step = settle(&mut there, now());
+        let key = step.key.unwrap();
+        assert_eq!((step.shares.unwrap().holds, step.jobs.len(), step.renewal), (Some(true), 0, None));
+        assert_eq!((key.commitment.as_str(), key.roster), (SECOND, names::later_roster("demo", &roster(5))));
+        let expected = (1..=5).map(|index| ShareSecrets {
+            identity: format!("demo-signer-{index}-identity"),
+            share: format!("demo-signer-{index}-e2-2222222222"),
+        });
+        assert_eq!(key.shares, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn new_shares_are_kept_under_names_of_their_own_and_as_what_was_decided() {
+        let mut there = after(refreshing(), 2);
+        assert_eq!(begun(&there).tries.decided.as_deref(), Some(SECOND));
+        let jobs = settle(&mut there, now()).jobs;
+        assert_eq!(jobs.len(), 6);
+        let keep = |index: u8| Task::Keep {
+            made: format!("demo-renew-{index}-6f1b5-2-1"),
+            kept: format!("demo-signer-{index}-e2-2222222222"),
+            public_key: KEY.into(),
+        };
+        let tasks: Vec<Task> = jobs[3..].iter().map(|plan| plan.task.clone()).collect();
+        assert_eq!(tasks, [1, 2, 3].map(keep));
+        let there = run(there, now(), |plan| Some(Ok(told(plan, 2, THIRD))));
+        assert!(failure(&there.at(now())).1.contains("are not those that were made"));
+    }
+
+    #[test]
+    fn a_share_that_is_lost_before_it_is_kept_ends_the_try_and_the_record_before_stays_in_force() {
+        let mut there = after(refreshing(), 2);
+        there.live.retain(|live| live.name != "demo-renew-3-6f1b5-2-1");
+        let (tries, why) = failure(&there.at(now()));
+        assert_eq!((tries.attempt, tries.decided), (2, None));
+        assert!(why.contains("the share of signer 3 is gone"), "{why}");
+        // Not when it has been kept: then nothing is lost.
+        let there = after(refreshing(), 2);
+        let mut there = run(there, now(), |plan| if plan.index == 3 { well(plan) } else { None });
+        there.live.retain(|live| live.name != "demo-renew-3-6f1b5-2-1");
+        let step = there.at(now());
+        assert_eq!((step.write, step.key), (None, Some(record())));
+        // The last one is kept, and the record is made.
+        let mut there = after(refreshing(), 3);
+        assert_eq!(settle(&mut there, now()).key.unwrap().epoch, 2);
+    }
+
+    #[test]
+    fn a_record_that_is_in_the_way_is_told_of_before_anything_is_made_and_before_it_would_be_lost() {
+        let planted = later(2, THIRD, 2, 3);
+        let mut early = with_record(refreshing(), &planted, now());
+        let step = settle(&mut early, now());
+        assert_eq!((reason(&step), step.jobs.len(), step.key.clone()), ("RecordInTheWay", 0, Some(record())));
+        assert!(message(&step).contains("ConfigMap demo-key-e2 is there already"), "{}", message(&step));
+        // When it appears later, what is made stays, for when it is out of the way.
+        let late = with_record(after(refreshing(), 2), &planted, now());
+        let mut there = run(late, now(), well);
+        let step = settle(&mut there, now());
+        assert_eq!((reason(&step), step.jobs.len(), step.key), ("RecordInTheWay", 6, Some(record())));
+        there.live.retain(|live| live.name != "demo-key-e2");
+        assert_eq!(settle(&mut there, now()).key.unwrap().commitment, SECOND);
+    }
+
+    #[test]
+    fn a_cluster_that_was_deleted_meanwhile_begins_anew_with_the_key() {
+        for rounds in 1..=2 {
+            let mut there = after(wanting(3, 5), rounds);
+            there.object.status = None;
+            there.live.retain(|live| live.kind != "Job");
+            there.pods.clear();
+            let step = there.pass(now());
+            assert_eq!((step.key, step.write), (Some(record()), None));
+            there.pass(now());
+            let Renewal { epoch, threshold, .. } = begun(&there);
+            assert_eq!((epoch, threshold, there.object.status.as_ref().unwrap().epoch), (2, 3, Some(1)));
+        }
+        // Once it is on record it counts, whatever is known.
+        let mut there = after(wanting(3, 5), 3);
+        there.object.status = None;
+        let step = settle(&mut there, now());
+        assert_eq!(
+            (reason(&step), step.key.unwrap().threshold().to_string().as_str()),
+            ("UpToDate", "3-of-5")
+        );
+    }
+
+    #[test]
+    fn a_roster_that_is_deleted_meanwhile_comes_back_and_new_shares_are_made_all_the_same() {
+        let mut there = after(refreshing(), 2);
+        there.live.retain(|live| live.name != "demo-roster");
+        let step = there.pass(now());
+        assert_eq!(tasks(&step.jobs), [("identity", 1), ("identity", 2), ("identity", 3)]);
+        assert_eq!(step.key, Some(record()));
+        let mut there = run(there, now(), well);
+        let step = there.pass(now());
+        assert!(matches!(step.write, Some(Write::Roster(..))), "{step:?}");
+        let mut there = after(there, 3);
+        assert_eq!(settle(&mut there, now()).key.unwrap().epoch, 2);
+    }
+
+    #[test]
+    fn an_object_of_another_kind_or_cluster_is_no_record_in_the_way() {
+        let mut there = after(refreshing(), 1);
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "demo-key-e2"}})).unwrap();
+        there.live.push(live(&pod));
+        let mut there = after(there, 2);
+        assert_eq!(settle(&mut there, now()).key.unwrap().epoch, 2);
     }
 }

@@ -14,7 +14,7 @@ use super::validate::Cluster;
 /// quorum of others signs: its node may be lost.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// The signers that are not changed, or not deleted, now: the names of their StatefulSets and of what else is called so.
+/// Whose programs are not changed, or not deleted, now: signers, and while others leave, managers. Their objects' names.
 pub fn held(cluster: &Cluster, observed: &Observed, desired: &[Object], now: Timestamp) -> BTreeSet<String> {
     let mut held = BTreeSet::new();
     let mut chosen = false;
@@ -40,11 +40,21 @@ pub fn held(cluster: &Cluster, observed: &Observed, desired: &[Object], now: Tim
         let is_new = object.zip(live).is_some_and(|(object, live)| is_as_desired(live, object));
         is_new && is_ready(observed, index)
     });
-    if renewed.count() < usize::from(cluster.threshold.t()) {
+    // Managers take to the new shares when as many have them as signed before, and as sign with them.
+    let before = observed.previous.as_ref().map_or(0, |previous| previous.threshold);
+    let needed = before.max(cluster.threshold.t()).min(cluster.threshold.n());
+    if renewed.count() < usize::from(needed) {
         let stays: BTreeSet<String> =
             cluster.indices().map(|index| names::signer(&cluster.name, index)).collect();
         let sets = observed.live.iter().filter(|live| live.kind == "StatefulSet" && live.owned);
-        held.extend(sets.map(|live| live.name.clone()).filter(|name| !stays.contains(name)));
+        let leaving: Vec<String> =
+            sets.map(|live| live.name.clone()).filter(|name| !stays.contains(name)).collect();
+        // Managers with the next roster do not know them any more.
+        let manager = names::manager(&cluster.name);
+        if !leaving.is_empty() && observed.find("Deployment", &manager).is_some() {
+            held.insert(manager);
+        }
+        held.extend(leaving);
     }
     held
 }
@@ -85,7 +95,8 @@ mod tests {
     use super::*;
     use crate::cluster::build::build;
     use crate::cluster::dereference::{Live, observe};
-    use crate::cluster::fixtures::{CLUSTER, cluster, object, options, record, settled, signer_pod};
+    use crate::cluster::fixtures::{CLUSTER, cluster, later, object, options, record, settled, signer_pod};
+    use crate::cluster::record::KeyRecord;
     use crate::cluster::validate::validate;
     use crate::context::Options;
 
@@ -140,6 +151,40 @@ mod tests {
         let all = CLUSTER.replace("threshold: 2", "threshold: 3");
         assert_eq!(changed(&all, &[], &[1, 2, 3], SOON), [1]);
         assert_eq!(changed(&all, &[1], &[2, 3], LATE), [0; 0]);
+    }
+
+    /// Which StatefulSets are neither changed nor deleted while a key of three of five goes to two of three: `new` have the
+    /// new shares, `ready` are ready.
+    fn held_back(new: &[u8], ready: &[u8], knows_before: bool) -> Vec<String> {
+        let (before, after) = (later(2, &"22".repeat(32), 3, 5), later(3, &"33".repeat(32), 2, 3));
+        let sets = |key: &KeyRecord| -> Vec<Object> {
+            let objects = build(&cluster().with_key(key), &options(), &[], Some(key)).unwrap();
+            objects.into_iter().filter(|object| object.kind() == "StatefulSet").collect()
+        };
+        let (old, desired) = (sets(&before), sets(&after));
+        let live = (1..=5_u8).map(|index| {
+            settled(&if new.contains(&index) { &desired } else { &old }[usize::from(index) - 1])
+        });
+        let pods: Vec<_> = (1..=5).map(|index| signer_pod(index, ready.contains(&index), "node")).collect();
+        let mut observed = observe(object(CLUSTER), live.collect(), &pods);
+        observed.previous = Some(before).filter(|_| knows_before);
+        let now = SOON.parse().unwrap();
+        held(&cluster().with_key(&after), &observed, &desired, now).into_iter().collect()
+    }
+
+    #[test]
+    fn signers_that_leave_go_when_enough_of_those_that_stay_have_new_shares() {
+        let names = |indices: &[u8]| indices.iter().map(|&i| names::signer("demo", i)).collect::<Vec<_>>();
+        let all = [1, 2, 3, 4, 5];
+        assert_eq!(held_back(&[], &all, true), names(&[2, 3, 4, 5]));
+        assert_eq!(held_back(&[1], &all, true), names(&[3, 4, 5]));
+        // Two sign with the new shares, and managers wait for as many as signed before.
+        assert_eq!(held_back(&[1, 2], &all, true), names(&[4, 5]));
+        assert_eq!(held_back(&[1, 2, 3], &[1, 2, 4, 5], true), names(&[4, 5]));
+        assert_eq!(held_back(&[1, 2, 3], &all, true), names(&[]));
+        // Where it is not known how many that were, as many as sign.
+        assert_eq!(held_back(&[1], &all, false), names(&[3, 4, 5]));
+        assert_eq!(held_back(&[1, 2], &all, false), names(&[]));
     }
 
     #[test]

@@ -123,3 +123,36 @@ impl Cluster {
         names::manager_url(self.spec.manager.scheme(), &self.namespace, &self.name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fixtures::{CLUSTER, object};
+    use crate::crd::Refresh;
+
+    fn with_schedule(schedule: &str) -> Result<Cluster, Invalid> {
+        let mut object = object(CLUSTER);
+        object.spec.refresh = Some(Refresh { schedule: Some(schedule.into()), older_than: None });
+        validate(&object)
+    }
+
+    #[test]
+    fn a_schedule_that_is_none_or_never_comes_is_refused_and_named() {
+        for schedule in ["0 3 * *", "0 0 3 * * 0", "0 3 30 2 *", "@daily", "0 24 * * *", "", "x x x x x"] {
+            let Err(Invalid(why)) = with_schedule(schedule) else { panic!("{schedule} is accepted") };
+            assert!(why.starts_with("refresh.schedule: expected five fields of cron"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_in_utc_and_its_next_time_is_after_the_one_before() {
+        let schedule = with_schedule("0 3 * * 0").unwrap().schedule.unwrap();
+        let after = |time: &str| schedule.after(time.parse().unwrap()).unwrap().to_string();
+        assert_eq!(after("2026-01-01T00:00:00Z"), "2026-01-04T03:00:00Z");
+        assert_eq!(after("2026-01-04T02:59:59Z"), "2026-01-04T03:00:00Z");
+        assert_eq!(after("2026-01-04T03:00:00Z"), "2026-01-11T03:00:00Z");
+        let leap = with_schedule("0 0 29 2 *").unwrap().schedule.unwrap();
+        let next = leap.after("2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!(next.to_string(), "2028-02-29T00:00:00Z");
+    }
+}

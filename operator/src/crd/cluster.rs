@@ -65,6 +65,10 @@ pub struct TssClusterSpec {
     /// When the signers' shares are made anew, with which the old ones are of no use. The public key stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
+    /// Has backups made of each epoch's shares. Anybody who may read Secrets can take them elsewhere; all holders
+    /// together can open them, and nobody else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
     /// The network's name: part of every queue's name, of the shares, and of what is signed. Set it when
     /// the shares come from elsewhere. `{namespace}-{name}` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,6 +129,19 @@ pub struct Refresh {
     /// a signer that has lost its share, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub older_than: Option<Time>,
+}
+
+/// Who holds backups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Backup {
+    /// The holders, all of whom are needed to open a backup: of each its age recipients (`age1…`), any of which will do
+    /// for this holder.
+    #[schemars(
+        length(min = 2, max = 16),
+        inner(length(min = 1, max = 8), inner(length(max = 128), regex(pattern = "^age1[0-9a-z]+$")))
+    )]
+    pub holders: Vec<Vec<String>>,
 }
 
 fn signing_timeout() -> i32 {
@@ -468,7 +485,7 @@ pub struct TssClusterStatus {
     /// The generation that the rest is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `KeyGenerated`, `SharesCurrent`, `QuorumAvailable`, `ThresholdResilient`, `Progressing`.
+    /// `Ready`, `KeyGenerated`, `SharesCurrent`, `BackedUp`, `QuorumAvailable`, `ThresholdResilient`, `Progressing`.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -496,6 +513,9 @@ pub struct TssClusterStatus {
     /// How far new shares are, while they are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renewal: Option<Renewal>,
+    /// The backups of the shares that are in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Backups>,
     /// Secrets with shares of the epoch before that no signer uses any more. The operator cannot delete them; do, and destroy
     /// their backups: enough of them are the key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -567,6 +587,25 @@ pub struct Renewal {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roster: Option<String>,
     /// Its tries.
+    #[serde(flatten)]
+    pub tries: KeyGeneration,
+}
+
+/// The backups of an epoch's shares.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Backups {
+    /// The epoch of the shares.
+    pub epoch: i64,
+    /// What tells them from those of other shares, or for other holders, in the names of their Secrets.
+    pub name: String,
+    /// The Secrets with them, once all are made, in the order of the signers' indices. The entry `backup` is the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    /// When all were made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_at: Option<Time>,
+    /// The tries to make them.
     #[serde(flatten)]
     pub tries: KeyGeneration,
 }

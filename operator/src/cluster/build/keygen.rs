@@ -99,7 +99,10 @@ fn job(cluster: &Cluster, options: &Options, plan: &JobPlan) -> Job {
                 Task::Generate | Task::Renew { .. } => 0,
                 // Whether it is there is the question.
                 Task::Inspect { awaited: false, .. } => 0,
-                Task::Identity | Task::Keep { .. } | Task::Inspect { awaited: true, .. } => RETRIES,
+                Task::Identity
+                | Task::Keep { .. }
+                | Task::Backup { .. }
+                | Task::Inspect { awaited: true, .. } => RETRIES,
             }),
             active_deadline_seconds: Some(DEADLINE),
             template: PodTemplateSpec {
@@ -279,6 +282,30 @@ impl Made {
                         vec![
                             secret_volume("share", made, &["share"], false),
                             secret_volume("stored", kept, &["share"], true),
+                        ],
+                    ]
+                    .concat(),
+                }
+            }
+            Task::Backup { share, holders, kept } => {
+                let (mounts, volumes) = known();
+                let out = work("backup");
+                let holders = holders.iter().flat_map(|holder| ["--holder", holder.as_str()]);
+                let (stored, entry) = (format!("{STORED}/backup"), format!("backup={out}"));
+                let store = ["store", "--secret", kept, "--entry", &entry, "--unless", &stored];
+                Self {
+                    command: "backup",
+                    arguments: words(&holders.chain(["--out", &out]).collect::<Vec<_>>()),
+                    share: format!("{SHARE}/share"),
+                    identity: format!("{IDENTITY}/identity"),
+                    mounts: [config, mounts.to_vec(), vec![mount("share", SHARE)]].concat(),
+                    store: words(&[&store[..], &labelled].concat()),
+                    store_mounts: vec![mount("stored", STORED)],
+                    volumes: [
+                        volumes.to_vec(),
+                        vec![
+                            secret_volume("share", share, &["share"], false),
+                            secret_volume("stored", kept, &["backup"], true),
                         ],
                     ]
                     .concat(),

@@ -216,6 +216,12 @@ spec:
         Task::Renew { ends: 1, dealers: vec![1, 2], held }
     }
 
+    fn backup() -> Task {
+        let holders = vec!["age1alice,age1spare".into(), "age1bob".into()];
+        let kept = "demo-backup-2-e1-0011223344".into();
+        Task::Backup { share: record().shares[1].share.clone(), holders, kept }
+    }
+
     fn jobs(tasks: impl IntoIterator<Item = Task>) -> Vec<JobPlan> {
         tasks.into_iter().map(plan).collect()
     }
@@ -252,8 +258,9 @@ spec:
     }
 
     #[test]
-    fn what_makes_new_shares() {
-        let objects = build(&cluster(), &options(), &jobs([inspect(false), renew(true)]), None).unwrap();
+    fn what_makes_new_shares_and_backups() {
+        let objects =
+            build(&cluster(), &options(), &jobs([inspect(false), renew(true), backup()]), None).unwrap();
         insta::assert_snapshot!(yaml(objects.into_iter().filter(|object| object.kind() == "Job").collect()));
         // Whoever has no share mounts none.
         let newcomer = build(&cluster(), &options(), &jobs([renew(false)]), None).unwrap();
@@ -271,7 +278,7 @@ spec:
     }
 
     fn everything() -> Vec<Object> {
-        let jobs = jobs([Task::Identity, Task::Generate, keep(), inspect(false), renew(true)]);
+        let jobs = jobs([Task::Identity, Task::Generate, keep(), inspect(false), renew(true), backup()]);
         build(&cluster(), &options(), &jobs, Some(&record())).unwrap()
     }
 
