@@ -16,8 +16,8 @@ use k256::ecdsa::signature::hazmat::PrehashSigner;
 use k256::ecdsa::{Signature, SigningKey};
 use tss_mpc::local::{Machines, run_local, run_local_sequential};
 use tss_mpc::{
-    DerivationPath, Dkls23, Engine, KeygenSetup, Quorum, SessionId, ShareDocument, SignSetup, SigningShare,
-    Threshold,
+    DerivationPath, Dkls23, Engine, KeygenSetup, Payload, Quorum, SessionId, ShareDocument, SignSetup,
+    SigningShare, Threshold,
 };
 
 const KEYS: [(u8, u8); 3] = [(2, 3), (3, 5), (5, 9)];
@@ -37,11 +37,11 @@ fn sign_machines(
     shares: &[Arc<dyn SigningShare>],
     quorum: &Quorum,
     path: &DerivationPath,
-) -> Machines<tss_mpc::Signature> {
+) -> Machines<tss_mpc::AnySignature> {
     let setup = SignSetup {
         session: SessionId([2; 32]),
         quorum: quorum.clone(),
-        digest: [3; 32],
+        payload: Payload::Digest([3; 32]),
         path: path.clone(),
     };
     quorum.iter().zip(shares).map(|(index, share)| (index, share.sign(setup.clone()).unwrap())).collect()
