@@ -26,9 +26,9 @@ use serde::de::DeserializeOwned;
 use tss_fuzz::{Input, documents, drawn, signer};
 use tss_mpc::rounds::{decode, encode};
 use tss_mpc::{
-    Abort, AnySignature, Blame, DerivationPath, Dkls23, Engine as _, Incoming, KeygenSetup, Machine, Outgoing, Payload, PublicKey,
-    Quorum, Recipient, SessionId, ShareDocument, SignSetup, SignerIndex, SigningShare, Step,
-    Threshold,
+    Abort, AnySignature, Blame, DerivationPath, Dkls23, Engine as _, Incoming, KeygenSetup, Machine,
+    Outgoing, Payload, PublicKey, Quorum, Recipient, SessionId, ShareDocument, SignSetup, SignerIndex,
+    SigningShare, Step, Threshold,
 };
 
 const DIGEST: [u8; 32] = [3; 32];
@@ -176,8 +176,12 @@ fn attacked_keygen(round: u8, broadcast: bool, input: Input<'_>) {
 
 fn sign_machine(index: u8) -> Box<dyn Machine<Output = AnySignature>> {
     let quorum = Quorum::new([signer(1), signer(2)]).expect("they differ");
-    let setup =
-        SignSetup { session: SessionId([2; 32]), quorum, payload: Payload::Digest(DIGEST), path: DerivationPath::root() };
+    let setup = SignSetup {
+        session: SessionId([2; 32]),
+        quorum,
+        payload: Payload::Digest(DIGEST),
+        path: DerivationPath::root(),
+    };
     KEY.shares[usize::from(index) - 1].sign(setup).expect("the setup fits the key")
 }
 

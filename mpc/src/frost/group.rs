@@ -1,5 +1,8 @@
 //! Between this crate's types and those of `frost-core`, and the little arithmetic that neither has. All goes by
 //! encodings: of its inner types the crate promises nothing.
+//!
+//! A scalar of the crate cannot be zeroized from outside of it. So secrets are kept as encodings or in the crate's own
+//! types, which zeroize themselves; a scalar lives as long as a sum.
 
 use std::collections::{BTreeMap, BTreeSet};
 

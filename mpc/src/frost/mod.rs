@@ -45,7 +45,7 @@ use std::sync::Arc;
 use frost_ed25519::Ed25519Sha512;
 use frost_secp256k1_tr::Secp256K1Sha256TR;
 
-pub use self::suite::Suite;
+pub use self::suite::{Derived, Suite};
 use crate::{
     Engine, EngineId, ForeignShare, KeygenSetup, Machine, RenewSetup, SetupError, ShareDocument, ShareError,
     SigningShare,

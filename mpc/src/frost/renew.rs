@@ -74,11 +74,17 @@ pub(super) struct Renewal<S: Suite> {
 /// What is kept from one round for the next.
 enum State<S: Suite> {
     Begin,
-    /// What this signer has dealt, if it has: to everybody, and to itself.
-    Dealt(Option<(Deal<S::Point>, Zeroizing<[u8; 32]>)>),
+    /// What this signer has dealt, if it has.
+    Dealt(Option<Dealt<S::Point>>),
     /// What comes out if all agree, and the hash by which they do.
     Shown(Box<ShareDocument>, [u8; 32]),
     Ended,
+}
+
+/// What a dealer has dealt: to everybody, and to itself.
+struct Dealt<P: Point> {
+    deal: Deal<P>,
+    value: Zeroizing<[u8; 32]>,
 }
 
 /// What a dealer broadcasts.
@@ -121,7 +127,8 @@ impl<S: Suite> Protocol for Renewal<S> {
         for to in threshold.signers().filter(|&to| to != index) {
             send.push((Recipient::One(to), encode(&fixed(take(to)?.signing_share().serialize())?)?));
         }
-        self.state = State::Dealt(Some((deal, fixed(own.signing_share().serialize())?)));
+        let value = fixed(own.signing_share().serialize())?;
+        self.state = State::Dealt(Some(Dealt { deal, value }));
         Ok(send)
     }
 
@@ -141,13 +148,13 @@ impl<S: Suite> Renewal<S> {
     /// Checks what was dealt, adds it up, and says what came out.
     fn take(
         &mut self,
-        own: Option<(Deal<S::Point>, Zeroizing<[u8; 32]>)>,
+        own: Option<Dealt<S::Point>>,
         received: &Received,
     ) -> Result<Turn<ShareDocument>, Abort> {
         let index = self.setup.index;
         let mut deals: BTreeMap<SignerIndex, Deal<S::Point>> = received.decode_broadcast()?;
         let mut values: BTreeMap<SignerIndex, Zeroizing<[u8; 32]>> = received.decode_direct()?;
-        if let Some((deal, value)) = own {
+        if let Some(Dealt { deal, value }) = own {
             deals.insert(index, deal);
             values.insert(index, value);
         }

@@ -14,14 +14,14 @@ use rand_core::{CryptoRng, OsRng, RngCore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Suite;
 use super::group::{blame, by_identifier, identifier, signing_share};
+use super::{Derived, Suite};
 use crate::abort::list;
 use crate::point::{KeyPoints, Point};
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::share::SecretShare;
 use crate::{
-    Abort, AnySignature, Blame, Machine, Payload, Recipient, SetupError, ShareDocument, ShareError,
+    Abort, AnySignature, Blame, Machine, Payload, Quorum, Recipient, SetupError, ShareDocument, ShareError,
     SignSetup, SignerIndex, SigningShare, Threshold,
 };
 
@@ -63,12 +63,12 @@ impl<S: Suite> Share<S> {
         setup.check(self.index, self.threshold)?;
         let message = S::message(&setup.payload)?.to_vec();
         let derived = S::derive(&self.secret, &self.points, &self.chain_code, &setup.path)?;
-        let (secret, points) = derived.ok_or_else(|| SetupError::Path(setup.path.clone()))?;
+        let Derived { secret, points } = derived.ok_or_else(|| SetupError::Path(setup.path.clone()))?;
         let others: BTreeSet<SignerIndex> = setup.quorum.others(self.index).collect();
         let rounds = vec![Round::broadcast(others.iter().copied()), Round::direct(others.iter().copied())];
         let sign = Sign {
             key: self.key_package(&secret, &points)?,
-            public: public_key_package(&points, self.threshold)?,
+            public: public_key_package(&points, &setup.quorum, self.threshold)?,
             context: self.context(&setup, &points, &message),
             public_key: points.public_key,
             payload: setup.payload,
@@ -138,11 +138,13 @@ fn verifying_key<S: Suite>(point: &S::Point) -> Result<VerifyingKey<S>, Abort> {
     VerifyingKey::deserialize(&point.to_encoding()).map_err(|error| Abort::local(error.to_string()))
 }
 
+/// The key, and the public shares of the quorum: those of the others are not needed, and take their time to decode.
 fn public_key_package<S: Suite>(
     points: &KeyPoints<S::Point>,
+    quorum: &Quorum,
     threshold: Threshold,
 ) -> Result<PublicKeyPackage<S>, Abort> {
-    let shares = points.public_shares.iter();
+    let shares = points.public_shares.iter().filter(|(index, _)| quorum.contains(**index));
     let shares: BTreeMap<_, _> = shares
         .map(|(&index, share)| Ok((index, verifying_share::<S>(share)?)))
         .collect::<Result<_, Abort>>()?;
@@ -153,7 +155,7 @@ fn public_key_package<S: Suite>(
 pub(super) struct Sign<S: Suite, R> {
     /// The derived key's share; it zeroizes itself.
     key: KeyPackage<S>,
-    /// The derived key and its public shares.
+    /// The derived key and the quorum's public shares.
     public: PublicKeyPackage<S>,
     public_key: S::Point,
     context: [u8; 32],

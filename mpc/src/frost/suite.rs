@@ -14,6 +14,14 @@ use crate::{
     SchnorrSignature, SetupError, ShareDocument, ShareError,
 };
 
+/// What a share is at a path.
+pub struct Derived<P> {
+    /// The share of the derived key.
+    pub secret: SecretShare,
+    /// The derived key and its public shares.
+    pub points: KeyPoints<P>,
+}
+
 /// A ciphersuite of `frost-core` as an engine uses it.
 pub trait Suite: Ciphersuite {
     /// The engine's name.
@@ -51,7 +59,7 @@ pub trait Suite: Ciphersuite {
         root: &KeyPoints<Self::Point>,
         chain_code: &[u8; 32],
         path: &DerivationPath,
-    ) -> Result<Option<(SecretShare, KeyPoints<Self::Point>)>, ShareError>;
+    ) -> Result<Option<Derived<Self::Point>>, ShareError>;
 
     /// The signature with these bytes.
     fn signature(bytes: [u8; 64]) -> AnySignature;
@@ -90,8 +98,9 @@ impl Suite for Ed25519Sha512 {
         root: &KeyPoints<Ed25519Key>,
         _: &[u8; 32],
         path: &DerivationPath,
-    ) -> Result<Option<(SecretShare, KeyPoints<Ed25519Key>)>, ShareError> {
-        Ok(path.steps().is_empty().then(|| (secret.clone(), root.clone())))
+    ) -> Result<Option<Derived<Ed25519Key>>, ShareError> {
+        let root = || Derived { secret: secret.clone(), points: root.clone() };
+        Ok(path.steps().is_empty().then(root))
     }
 
     fn signature(bytes: [u8; 64]) -> AnySignature {
@@ -129,7 +138,7 @@ impl Suite for Secp256K1Sha256TR {
         root: &KeyPoints<PublicKey>,
         chain_code: &[u8; 32],
         path: &DerivationPath,
-    ) -> Result<Option<(SecretShare, KeyPoints<PublicKey>)>, ShareError> {
+    ) -> Result<Option<Derived<PublicKey>>, ShareError> {
         let secret = secret.to_scalar()?;
         // With a zero in the secret's place, what comes out is the number that is added.
         let mut node = derivation_root(Scalar::ZERO, *root.public_key.as_affine(), *chain_code);
@@ -148,8 +157,8 @@ impl Suite for Secp256K1Sha256TR {
         let Some((public_key, public_shares)) = move_up(&root.public_key).zip(shares.collect()) else {
             return Ok(None);
         };
-        let derived = Zeroizing::new(*secret + tweak);
-        Ok(Some((SecretShare::from_scalar(&derived), KeyPoints { public_key, public_shares })))
+        let secret = SecretShare::from_scalar(&Zeroizing::new(*secret + tweak));
+        Ok(Some(Derived { secret, points: KeyPoints { public_key, public_shares } }))
     }
 
     fn signature(bytes: [u8; 64]) -> AnySignature {

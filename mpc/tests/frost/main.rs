@@ -539,12 +539,12 @@ fn all_who_send_wrong_shares_of_a_signature_are_named() {
     }
 }
 
-/// Two errors that cancel each other give a right signature: nothing is wrong with it.
 #[test]
 fn a_share_of_another_signer_or_of_zero_names_its_sender() {
+    /// Of one's own share, given another's.
+    type Edit = fn(&mut Vec<u8>, &[u8]);
     for kind in BOTH {
-        let edits: [fn(&mut Vec<u8>, &[u8]); 2] =
-            [|share, other| *share = other.to_vec(), |share, _| *share = vec![0; 32]];
+        let edits: [Edit; 2] = [|share, other| *share = other.to_vec(), |share, _| *share = vec![0; 32]];
         for edit in edits {
             let mut other = Vec::new();
             let ended = run(key(kind, 3, 5).signing(&[1, 3, 4]), |mut envelope| {
@@ -564,7 +564,7 @@ fn a_share_of_another_signer_or_of_zero_names_its_sender() {
 type Commitments = ([u8; 32], String, String);
 
 #[test]
-fn commitments_of_another_names_their_sender() {
+fn commitments_of_another_name_their_sender() {
     for kind in BOTH {
         // To use another's as one's own: the discrete logarithms are not known.
         let mut first: Option<Commitments> = None;
