@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tss_common::ed25519::VerifyingKey;
 use tss_common::identity::{PublicIdentity, SealingKey};
 use tss_common::intent::hash_fields;
-use tss_mpc::{DerivationPath, EngineId, Origin, PublicKey, ShareDocument, SignerIndex};
+use tss_mpc::{DerivationPath, EngineId, Origin, PublicKey, Scheme, ShareDocument, SignerIndex};
 
 /// What can be told of a share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,9 +51,11 @@ impl ShareReport {
     /// The report of a share, with the key that it has at `path`.
     ///
     /// # Errors
-    /// When the path leads to no key, a chance of 2⁻¹²⁷, or the key is not one over secp256k1.
+    /// When the path leads to no key, a chance of 2⁻¹²⁷, or the key is not for ECDSA.
     pub fn of(share: &ShareDocument, path: &DerivationPath) -> Result<Self, String> {
         let core = &share.core;
+        // Its addresses are those of an ECDSA key.
+        share.check_scheme(Scheme::EcdsaSecp256k1).map_err(|error| error.to_string())?;
         let public_key = core.secp256k1().map_err(|error| error.to_string())?.public_key;
         let derived = public_key
             .derive(&core.chain_code, path)

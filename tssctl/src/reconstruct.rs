@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tss_mpc::{KeyFacts, PrivateKey, PublicKey, ShareDocument};
+use tss_mpc::{KeyFacts, PrivateKey, PublicKey, Scheme, ShareDocument};
 use tss_signer::backup::{self, Identities};
 use tss_signer::secret_file::{self, Protection};
 use zeroize::Zeroizing;
@@ -52,6 +52,8 @@ pub fn reconstruct(files: &[PathBuf], identities: &Identities, out: &Path) -> an
     let mut shares = Vec::with_capacity(files.len());
     for file in files {
         let share = backup::open(file, identities)?.share;
+        // What is written of the key, and its addresses, are those of an ECDSA key.
+        share.check_scheme(Scheme::EcdsaSecp256k1).with_context(|| file.display().to_string())?;
         all.add(file, share.core.index, KeyFacts::of(&share)?)?;
         shares.push(share);
     }
