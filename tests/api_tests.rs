@@ -49,7 +49,7 @@ fn shares() -> BTreeMap<SignerIndex, ShareDocument> {
 /// The root public key and its chain code.
 fn root() -> (PublicKey, [u8; 32]) {
     let core = shares().into_values().next().unwrap().core;
-    (core.public_key, core.chain_code)
+    (core.secp256k1().unwrap().public_key, core.chain_code)
 }
 
 fn config(folder: &TempDir) -> Config {

@@ -144,7 +144,7 @@ fn a_signer_refuses_a_share_that_is_missing_or_damaged_or_not_its_own() {
             "with a public key that is not its own",
             |i| {
                 let share = ShareDocument::from_json(&SHARES[&1]).unwrap();
-                let own = share.core.public_key.to_string();
+                let own = share.core.public_key().to_string();
                 let generator = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
                 write_private(&share_of(i, 1), &edited(|text| text.replace(&own, generator)));
             },
@@ -233,7 +233,7 @@ fn signers_in_one_process_refuse_shares_of_two_keys() {
     answer(installation.run("signer", &["--version"]));
     let refused = refusal(&installation, "signer", &[]);
     let [first, third] = [&SHARES[&1], &other[&3]]
-        .map(|share| ShareDocument::from_json(share).unwrap().core.public_key.to_string());
+        .map(|share| ShareDocument::from_json(share).unwrap().core.public_key().to_string());
     assert_says(
         &refused,
         &["share file signer3.store", &format!("public key {third}"), &format!("expected {first}")],

@@ -480,6 +480,10 @@ impl Config {
         for (key, name) in [("cluster", &self.cluster), ("key", &self.key)] {
             check_name(name).or_else(|problem| wrong(key, problem))?;
         }
+        if self.engine != EngineId::Dkls23 {
+            let problem = format!("the network does not offer `{}` yet: expected `dkls23`", self.engine);
+            return wrong("engine", problem);
+        }
         if Threshold::new(2, self.total_parties).is_err() {
             return wrong(
                 "total_parties",
@@ -753,6 +757,7 @@ mod tests {
             ("total_parties = 17", "", &[], ["default.toml", "total_parties", "2 to 16"]),
             ("path = \"0'/1\"", "", &[], ["default.toml", "path", "hardened"]),
             ("engine = \"gg18\"", "", &[], ["default.toml", "engine", "dkls23"]),
+            ("engine = \"frost-ed25519\"", "", &[], ["default.toml", "engine", "does not offer"]),
             ("[limits]\nactve = 1", "", &[], ["default.toml", "actve", "active"]),
             ("", "", &[("TSS_MANAGER_PORT", "70000")], ["TSS_MANAGER_PORT", "manager_port", "u16"]),
             ("", "", &[("TSS_MANAGERPORT", "1")], ["TSS_MANAGERPORT", "managerport", "manager_port"]),

@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tss_mpc::dkls23::Dkls23;
-use tss_mpc::{Engine, EngineId};
+use tss_mpc::{Engine, EngineId, FrostEd25519, FrostSecp256k1Tr};
 
 use crate::bus::Bus;
 use crate::bus::rabbitmq::{RabbitBus, RabbitOptions};
@@ -94,9 +94,11 @@ pub fn rabbitmq(config: &Config, name: &str) -> anyhow::Result<Arc<dyn Bus>> {
     })?)
 }
 
-/// The engine of this name.
+/// The engine of this name. A configuration names those that the network offers alone.
 pub fn engine(id: EngineId) -> Arc<dyn Engine> {
     match id {
         EngineId::Dkls23 => Arc::new(Dkls23),
+        EngineId::FrostEd25519 => Arc::new(FrostEd25519::new()),
+        EngineId::FrostSecp256k1Tr => Arc::new(FrostSecp256k1Tr::new()),
     }
 }

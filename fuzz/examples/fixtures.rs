@@ -47,7 +47,7 @@ fn shares(folder: &Path) -> Result<PublicKey> {
     for index in [1, 2] {
         fs::write(folder.join(format!("signer{index}.json")), &*documents[&signer(index)].to_json()?)?;
     }
-    Ok(documents[&signer(1)].core.public_key)
+    Ok(documents[&signer(1)].core.secp256k1()?.public_key)
 }
 
 fn audit_log(file: &Path, public_key: PublicKey) -> Result<()> {

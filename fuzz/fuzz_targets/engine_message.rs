@@ -26,9 +26,9 @@ use serde::de::DeserializeOwned;
 use tss_fuzz::{Input, documents, drawn, signer};
 use tss_mpc::rounds::{decode, encode};
 use tss_mpc::{
-    Abort, Blame, DerivationPath, Dkls23, Engine as _, Incoming, KeygenSetup, Machine, Outgoing, PublicKey,
-    Quorum, Recipient, SessionId, ShareDocument, SignSetup, Signature, SignerIndex, SigningShare, Step,
-    Threshold,
+    Abort, AnySignature, Blame, DerivationPath, Dkls23, Engine as _, Incoming, KeygenSetup, Machine,
+    Outgoing, Payload, PublicKey, Quorum, Recipient, SessionId, ShareDocument, SignSetup, SignerIndex,
+    SigningShare, Step, Threshold,
 };
 
 const DIGEST: [u8; 32] = [3; 32];
@@ -42,7 +42,8 @@ struct Key {
 static KEY: LazyLock<Key> = LazyLock::new(|| {
     let documents = documents();
     let share = |index| Dkls23.open(&documents[&signer(index)]).expect("the fixture is of this engine");
-    Key { shares: [share(1), share(2)], public_key: documents[&signer(1)].core.public_key }
+    let points = documents[&signer(1)].core.secp256k1().expect("the fixture is an ECDSA key");
+    Key { shares: [share(1), share(2)], public_key: points.public_key }
 });
 
 /// What signer 2 said in a signing and in a key generation, by round. In key generation by two none of
@@ -156,7 +157,8 @@ fuzz_target!(
 fn attacked_signing(round: u8, input: Input<'_>) {
     let (mut victim, messages) = signing(round);
     if let Some(signature) = attacked(&mut *victim, messages, 0, input) {
-        signature.verify(&KEY.public_key, &DIGEST).expect("a signature comes out verified");
+        let verified = signature.verify(&KEY.public_key.into(), &Payload::Digest(DIGEST));
+        verified.expect("a signature comes out verified");
     }
 }
 
@@ -172,10 +174,14 @@ fn attacked_keygen(round: u8, broadcast: bool, input: Input<'_>) {
 
 // ---- Machines
 
-fn sign_machine(index: u8) -> Box<dyn Machine<Output = Signature>> {
+fn sign_machine(index: u8) -> Box<dyn Machine<Output = AnySignature>> {
     let quorum = Quorum::new([signer(1), signer(2)]).expect("they differ");
-    let setup =
-        SignSetup { session: SessionId([2; 32]), quorum, digest: DIGEST, path: DerivationPath::root() };
+    let setup = SignSetup {
+        session: SessionId([2; 32]),
+        quorum,
+        payload: Payload::Digest(DIGEST),
+        path: DerivationPath::root(),
+    };
     KEY.shares[usize::from(index) - 1].sign(setup).expect("the setup fits the key")
 }
 
@@ -222,7 +228,7 @@ fn record<T>(
 }
 
 /// A machine of signer 1 that waits for this round of signing, and what signer 2 says in it.
-fn signing(round: u8) -> (Box<dyn Machine<Output = Signature>>, Vec<Incoming>) {
+fn signing(round: u8) -> (Box<dyn Machine<Output = AnySignature>>, Vec<Incoming>) {
     let mut victim = sign_machine(1);
     let sent = victim.start().expect("it starts").send;
     if round == 1 {

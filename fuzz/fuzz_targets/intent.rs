@@ -16,7 +16,7 @@ const DOMAIN: &str = "tss.network/intent/v1";
 
 static KEY: LazyLock<(PublicKey, [u8; 32])> = LazyLock::new(|| {
     let core = &documents()[&signer(1)].core;
-    (core.public_key, core.chain_code)
+    (core.secp256k1().expect("the fixture is an ECDSA key").public_key, core.chain_code)
 });
 
 fuzz_target!(|data: &[u8]| {

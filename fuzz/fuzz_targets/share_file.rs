@@ -9,7 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
 use tss_fuzz::{Input, SHARE_1, documents, signer};
-use tss_mpc::{DerivationPath, Dkls23, Engine as _, Quorum, SessionId, ShareDocument, ShareError, SignSetup};
+use tss_mpc::{
+    DerivationPath, Dkls23, Engine as _, Payload, Quorum, SessionId, ShareDocument, ShareError, SignSetup,
+};
 use zeroize::Zeroizing;
 
 thread_local! {
@@ -79,8 +81,12 @@ fn start(share: &dyn tss_mpc::SigningShare, document: &ShareDocument) {
     let others = threshold.signers().filter(|index| *index != document.core.index);
     let members = others.take(usize::from(threshold.t()) - 1).chain([document.core.index]);
     let quorum = Quorum::new(members).expect("they differ");
-    let setup =
-        SignSetup { session: SessionId([7; 32]), quorum, digest: [3; 32], path: DerivationPath::root() };
+    let setup = SignSetup {
+        session: SessionId([7; 32]),
+        quorum,
+        payload: Payload::Digest([3; 32]),
+        path: DerivationPath::root(),
+    };
     let mut machine = share.sign(setup).expect("the quorum fits the key");
     let step = machine.start().expect("nothing can be wrong before a message came");
     assert_eq!(step.send.len(), usize::from(threshold.t()) - 1);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tss_common::wire::KeyAnnouncement;
-use tss_mpc::{PublicKey, SignerIndex, Threshold};
+use tss_mpc::{PublicKey, Scheme, SignerIndex, Threshold};
 
 use crate::store::{KeyRecord, Store, StoreError};
 
@@ -117,6 +117,15 @@ impl Keys {
 
     /// What to put on record for an announcement; `None` when it is there.
     fn judge(&self, key: &KeyAnnouncement, agreeing: usize) -> Result<Option<KeyRecord>, Unrecorded> {
+        // Every signature is checked as one of ECDSA.
+        if key.scheme != Scheme::EcdsaSecp256k1 {
+            return Err(Unrecorded::Conflict(format!(
+                "key `{}` is for {}: expected one for {}",
+                key.id,
+                key.scheme,
+                Scheme::EcdsaSecp256k1
+            )));
+        }
         if let Some(told) = self.other_than_told(&key.id, key.public_key) {
             return Err(Unrecorded::Conflict(format!(
                 "key `{}` has public key {}, but `public_key` says {told}",
@@ -155,8 +164,6 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
-    use tss_mpc::Scheme;
-
     use super::*;
     use crate::store::embedded::EmbeddedStore;
 
@@ -238,6 +245,21 @@ mod tests {
         let again = Keys::new(of(3, 5), None, store);
         again.load().await.unwrap();
         assert_eq!(again.get("default"), keys.get("default"));
+    }
+
+    #[tokio::test]
+    async fn a_key_of_another_scheme_is_not_put_on_record() {
+        let key = public_key("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798");
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&folder.path().join("store")).unwrap());
+        let keys = Keys::new(Threshold::new(2, 3).unwrap(), None, store);
+        let schnorr = KeyAnnouncement { scheme: Scheme::SchnorrSecp256k1, ..announcement(key) };
+        let live = (1..=3).map(|i| (SignerIndex::new(i).unwrap(), schnorr.clone())).collect();
+        let refused = keys.consider(&live).await.unwrap();
+        assert!(
+            matches!(&refused[..], [(_, Unrecorded::Conflict(why)), _, _] if why.contains("schnorr-secp256k1"))
+        );
+        assert_eq!(keys.get("default"), None);
     }
 
     #[tokio::test]

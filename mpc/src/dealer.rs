@@ -101,11 +101,11 @@ impl PrivateKey {
     pub fn reconstruct(shares: &[ShareDocument]) -> Result<Self, PrivateKeyError> {
         let nothing = || ShareError::Inconsistent("there is no share".into());
         let first = shares.first().ok_or_else(nothing)?;
-        let (facts, threshold) = (KeyFacts::of(first), first.core.threshold);
+        let (facts, threshold) = (KeyFacts::of(first)?, first.core.threshold);
         let mut signers = BTreeSet::new();
         for share in shares {
             let index = share.core.index;
-            if let Some(difference) = facts.difference(&KeyFacts::of(share)) {
+            if let Some(difference) = facts.difference(&KeyFacts::of(share)?) {
                 return Err(PrivateKeyError::Differ(first.core.index, index, difference.what));
             }
             if !signers.insert(index) {
@@ -125,7 +125,7 @@ impl PrivateKey {
             return Err(PrivateKeyError::OutOfRange);
         }
         let key = Self(sum);
-        if key.public_key() != first.core.public_key {
+        if key.public_key() != facts.public_key {
             return Err(ShareError::Inconsistent("the shares do not give the public key".into()).into());
         }
         Ok(key)
@@ -141,7 +141,7 @@ impl fmt::Debug for PrivateKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::share::{CoreShare, EngineParts, VERSION};
+    use crate::share::{EngineParts, VERSION};
     use crate::{Origin, Scheme};
 
     /// The order of the group.
@@ -161,7 +161,7 @@ mod tests {
             epoch: 1,
             scheme: Scheme::EcdsaSecp256k1,
             origin: Origin::Imported,
-            core: CoreShare { chain_code: [7; 32], ..share.core },
+            core: share.into_core([7; 32]),
             engines: EngineParts::default(),
         }
     }
@@ -191,12 +191,12 @@ mod tests {
         let threshold = Threshold::new(3, 5).unwrap();
         for signers in [&[1, 2, 3][..], &[5, 1, 3], &[2, 4, 5], &[5, 4, 3, 2, 1]] {
             let shares = documents(&secret, threshold, signers);
-            assert!(shares.iter().all(|share| share.core.public_key == secret.public_key()));
+            assert!(shares.iter().all(|share| share.core.public_key() == secret.public_key().into()));
             assert_eq!(*PrivateKey::reconstruct(&shares).unwrap().to_bytes(), *secret.to_bytes());
         }
         let (one, other) = (secret.split(threshold).unwrap(), secret.split(threshold).unwrap());
         let index = SignerIndex::MIN;
-        assert_ne!(one[&index].core.public_shares, other[&index].core.public_shares);
+        assert_ne!(one[&index].points.public_shares, other[&index].points.public_shares);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::share::CoreShare;
 use crate::{
-    Abort, DerivationPath, ForeignShare, Machine, Quorum, ShareDocument, ShareError, Signature, SignerIndex,
-    Threshold,
+    Abort, AnySignature, DerivationPath, ForeignShare, Machine, Quorum, Scheme, ShareDocument, ShareError,
+    SignerIndex, Threshold,
 };
 
 /// An engine's name, as it stands in configuration, messages and metrics.
@@ -17,6 +18,12 @@ use crate::{
 pub enum EngineId {
     /// DKLs23 (<https://eprint.iacr.org/2023/765>), built on oblivious transfer.
     Dkls23,
+    /// FROST (RFC 9591) for Ed25519 signatures.
+    #[serde(rename = "frost-ed25519")]
+    FrostEd25519,
+    /// FROST for the Schnorr signatures of BIP-340, over secp256k1.
+    #[serde(rename = "frost-secp256k1-tr")]
+    FrostSecp256k1Tr,
 }
 
 impl EngineId {
@@ -24,6 +31,8 @@ impl EngineId {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dkls23 => "dkls23",
+            Self::FrostEd25519 => "frost-ed25519",
+            Self::FrostSecp256k1Tr => "frost-secp256k1-tr",
         }
     }
 }
@@ -39,7 +48,11 @@ impl FromStr for EngineId {
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
             "dkls23" => Ok(Self::Dkls23),
-            other => Err(format!("unknown engine `{other}`: expected `dkls23`")),
+            "frost-ed25519" => Ok(Self::FrostEd25519),
+            "frost-secp256k1-tr" => Ok(Self::FrostSecp256k1Tr),
+            other => Err(format!(
+                "unknown engine `{other}`: expected `dkls23`, `frost-ed25519` or `frost-secp256k1-tr`"
+            )),
         }
     }
 }
@@ -115,6 +128,35 @@ pub struct RenewSetup {
     pub threshold: Threshold,
 }
 
+impl RenewSetup {
+    /// Checks that the dealers are signers to be, and that the share, if this signer has one, is of this key, epoch and
+    /// scheme, and its dealers t of those who hold one.
+    pub(crate) fn check(&self, held: Option<&ShareDocument>, scheme: Scheme) -> Result<(), SetupError> {
+        let Self { cluster, key, index, epoch, dealers, threshold, .. } = self;
+        if dealers.len() < 2 || !dealers.iter().all(|dealer| threshold.contains(dealer)) {
+            return Err(SetupError::Quorum { quorum: dealers.clone(), threshold: *threshold });
+        }
+        let Some(held) = held else {
+            let lost = dealers.contains(*index);
+            return if lost { Err(Abort::local("it has no share to deal").into()) } else { Ok(()) };
+        };
+        let CoreShare { index: holder, threshold: t_of_n, .. } = held.core;
+        if (&held.cluster, &held.key, held.epoch, holder) != (cluster, key, *epoch, *index) {
+            let reason = format!(
+                "a share of signer {holder} of key {} of cluster {} at epoch {}: expected one of signer {index} of key \
+                 {key} of cluster {cluster} at epoch {epoch}",
+                held.key, held.cluster, held.epoch
+            );
+            return Err(Abort::local(reason).into());
+        }
+        held.check_scheme(scheme)?;
+        if dealers.len() != usize::from(t_of_n.t()) || !dealers.iter().all(|dealer| t_of_n.contains(dealer)) {
+            return Err(SetupError::Quorum { quorum: dealers.clone(), threshold: t_of_n });
+        }
+        Ok(())
+    }
+}
+
 /// What signing starts from. Equal at all parties of the quorum.
 #[derive(Clone, Debug)]
 pub struct SignSetup {
@@ -122,10 +164,59 @@ pub struct SignSetup {
     pub session: SessionId,
     /// Exactly t signers, this one among them.
     pub quorum: Quorum,
-    /// The 32-byte digest to sign.
-    pub digest: [u8; 32],
+    /// What to sign.
+    pub payload: Payload,
     /// Which derived key signs.
     pub path: DerivationPath,
+}
+
+impl SignSetup {
+    /// Checks that the quorum is t signers of the key, and that `index` is one of them.
+    pub(crate) fn check(&self, index: SignerIndex, threshold: Threshold) -> Result<(), SetupError> {
+        let quorum = &self.quorum;
+        if quorum.len() != usize::from(threshold.t()) || !quorum.iter().all(|index| threshold.contains(index))
+        {
+            return Err(SetupError::Quorum { quorum: quorum.clone(), threshold });
+        }
+        if quorum.contains(index) { Ok(()) } else { Err(SetupError::NotInQuorum(index)) }
+    }
+}
+
+/// What is to be signed. Which of the two a key takes is for its scheme to say: an engine refuses the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A 32-byte digest, which ECDSA and BIP-340 sign.
+    Digest([u8; 32]),
+    /// A message of any length, which Ed25519 signs as it is: it hashes for itself.
+    Message(Vec<u8>),
+}
+
+impl Payload {
+    /// The digest, which keys for `scheme` sign.
+    ///
+    /// # Errors
+    /// [`SetupError::Payload`] when it is a message.
+    pub(crate) fn digest(&self, scheme: Scheme) -> Result<&[u8; 32], SetupError> {
+        match self {
+            Self::Digest(digest) => Ok(digest),
+            Self::Message(_) => {
+                Err(SetupError::Payload { scheme, found: "a message", expected: "a digest of 32 bytes" })
+            }
+        }
+    }
+
+    /// The message, which keys for `scheme` sign.
+    ///
+    /// # Errors
+    /// [`SetupError::Payload`] when it is a digest.
+    pub(crate) fn message(&self, scheme: Scheme) -> Result<&[u8], SetupError> {
+        match self {
+            Self::Message(message) => Ok(message),
+            Self::Digest(_) => {
+                Err(SetupError::Payload { scheme, found: "a digest", expected: "the message itself" })
+            }
+        }
+    }
 }
 
 /// A setup that no session can start from.
@@ -142,9 +233,31 @@ pub enum SetupError {
     /// This signer is not part of the quorum.
     #[error("signer {0} is not part of the quorum")]
     NotInQuorum(SignerIndex),
-    /// The path leads to no key (a chance of 2⁻¹²⁷ for a path that parsed).
-    #[error("the path {0} derives no key")]
+    /// The path leads to no key: a chance of 2⁻¹²⁷ for a path that parsed, or any but the root's for Ed25519, whose
+    /// keys have no derivation from public data that is agreed on.
+    #[error("the path {0} derives no key (of an Ed25519 key there is the root `m` alone)")]
     Path(DerivationPath),
+    /// The scheme signs a digest, and was given a message, or the other way round.
+    #[error("a key for {scheme} was given {found} to sign: expected {expected}")]
+    Payload {
+        /// What the key is for.
+        scheme: Scheme,
+        /// What it was given.
+        found: &'static str,
+        /// What it signs.
+        expected: &'static str,
+    },
+    /// The engine has no such protocol.
+    #[error("the engine `{engine}` has no {what}")]
+    Unsupported {
+        /// Which engine.
+        engine: EngineId,
+        /// What it lacks.
+        what: &'static str,
+    },
+    /// The share is of no use to this engine.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The protocol refused to start.
     #[error(transparent)]
     Abort(#[from] Abort),
@@ -167,7 +280,7 @@ pub trait Engine: Send + Sync {
     /// share document, or none does before all have shown that they hold the same.
     ///
     /// # Errors
-    /// [`SetupError`] when the share is not the one that the setup is for.
+    /// [`SetupError`] when the share is not the one that the setup is for, or the engine takes over none.
     fn import(
         &self,
         setup: KeygenSetup,
@@ -196,10 +309,10 @@ pub trait Engine: Send + Sync {
 
 /// A share that is ready to sign.
 pub trait SigningShare: Send + Sync {
-    /// One party of a signing session. The output has a low s, the right recovery id, and has been
-    /// verified against the public key.
+    /// One party of a signing session. The output is of the key's scheme and has been verified against the public key;
+    /// of ECDSA, it has a low s and the right recovery id.
     ///
     /// # Errors
-    /// [`SetupError`] when the quorum or path does not fit the key.
-    fn sign(&self, setup: SignSetup) -> Result<Box<dyn Machine<Output = Signature>>, SetupError>;
+    /// [`SetupError`] when the quorum, the path or what is to be signed does not fit the key.
+    fn sign(&self, setup: SignSetup) -> Result<Box<dyn Machine<Output = AnySignature>>, SetupError>;
 }

@@ -7,7 +7,8 @@ use k256::{ProjectivePoint, Scalar};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::share::{CoreShare, SecretShare};
+use crate::point::KeyPoints;
+use crate::share::SecretShare;
 use crate::{PublicKey, ShareError, SignerIndex, Threshold};
 
 /// The version of the document that this code writes and reads.
@@ -16,8 +17,10 @@ pub const VERSION: u32 = 1;
 /// One signer's share of a key that was made elsewhere: a Shamir share at x = index, and what is public about it. It has
 /// been checked by itself; that the others' belong to the same key is shown by [`crate::Engine::import`].
 pub struct ForeignShare {
-    /// Without a chain code: what made the key had none.
-    pub(crate) core: CoreShare,
+    pub(crate) index: SignerIndex,
+    pub(crate) threshold: Threshold,
+    pub(crate) secret_share: SecretShare,
+    pub(crate) points: KeyPoints<PublicKey>,
 }
 
 impl ForeignShare {
@@ -32,11 +35,18 @@ impl ForeignShare {
         public_shares: BTreeMap<SignerIndex, PublicKey>,
         public_key: PublicKey,
     ) -> Result<Self, ShareError> {
-        let secret_share = SecretShare::from_bytes(secret);
-        let core =
-            CoreShare { index, threshold, secret_share, public_shares, chain_code: [0; 32], public_key };
-        core.check()?;
-        Ok(Self { core })
+        let points = KeyPoints { public_key, public_shares };
+        Self::checked(index, threshold, SecretShare::from_bytes(secret), points)
+    }
+
+    fn checked(
+        index: SignerIndex,
+        threshold: Threshold,
+        secret_share: SecretShare,
+        points: KeyPoints<PublicKey>,
+    ) -> Result<Self, ShareError> {
+        points.check_share(index, threshold, &secret_share)?;
+        Ok(Self { index, threshold, secret_share, points })
     }
 
     /// The public shares of a key that n dealers have made together by Feldman's verifiable secret sharing: of each
@@ -92,16 +102,7 @@ impl ForeignShare {
         }
         let Document { index, threshold, public_key, public_shares, secret, .. } =
             serde_json::from_slice(json).map_err(malformed)?;
-        let core = CoreShare {
-            index,
-            threshold,
-            secret_share: secret,
-            public_shares,
-            chain_code: [0; 32],
-            public_key,
-        };
-        core.check()?;
-        Ok(Self { core })
+        Ok(Self::checked(index, threshold, secret, KeyPoints { public_key, public_shares })?)
     }
 
     /// Writes the share as a document.
@@ -109,14 +110,13 @@ impl ForeignShare {
     /// # Errors
     /// [`ForeignShareError::Malformed`] should a value have no JSON form.
     pub fn to_json(&self) -> Result<Zeroizing<Vec<u8>>, ForeignShareError> {
-        let core = &self.core;
         let document = Document {
             foreign_share: VERSION,
-            index: core.index,
-            threshold: core.threshold,
-            public_key: core.public_key,
-            public_shares: core.public_shares.clone(),
-            secret: core.secret_share.clone(),
+            index: self.index,
+            threshold: self.threshold,
+            public_key: self.points.public_key,
+            public_shares: self.points.public_shares.clone(),
+            secret: self.secret_share.clone(),
         };
         // With room for all of it: growing would leave copies behind.
         let mut json = Zeroizing::new(Vec::with_capacity(1 << 13));
@@ -125,19 +125,27 @@ impl ForeignShare {
         Ok(json)
     }
 
+    /// The share with a chain code, as a share document has it.
+    #[cfg(test)]
+    pub(crate) fn into_core(self, chain_code: [u8; 32]) -> crate::share::CoreShare {
+        let Self { index, threshold, secret_share, points } = self;
+        let points = crate::point::Points::Secp256k1(points);
+        crate::share::CoreShare { index, threshold, secret_share, points, chain_code }
+    }
+
     /// Whose share it is.
     pub fn index(&self) -> SignerIndex {
-        self.core.index
+        self.index
     }
 
     /// How many signers there are, and how many of them sign.
     pub fn threshold(&self) -> Threshold {
-        self.core.threshold
+        self.threshold
     }
 
     /// The key's public key.
     pub fn public_key(&self) -> PublicKey {
-        self.core.public_key
+        self.points.public_key
     }
 }
 
@@ -171,9 +179,9 @@ pub enum ForeignShareError {
 impl fmt::Debug for ForeignShare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ForeignShare")
-            .field("index", &self.core.index)
-            .field("threshold", &self.core.threshold)
-            .field("public_key", &self.core.public_key)
+            .field("index", &self.index)
+            .field("threshold", &self.threshold)
+            .field("public_key", &self.points.public_key)
             .finish_non_exhaustive()
     }
 }

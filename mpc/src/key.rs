@@ -10,6 +10,8 @@ use ripemd::Ripemd160;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::Ed25519Key;
+
 /// The longest path accepted, in steps.
 pub const MAX_PATH_DEPTH: usize = 16;
 
@@ -243,6 +245,71 @@ impl Serialize for PublicKey {
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A public key of any scheme.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum AnyKey {
+    /// Over secp256k1, for ECDSA or Schnorr signatures.
+    Secp256k1(PublicKey),
+    /// For Ed25519 signatures.
+    Ed25519(Ed25519Key),
+}
+
+impl AnyKey {
+    /// Its one encoding: 33 bytes of SEC1 (compressed), or the 32 of RFC 8032.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Secp256k1(key) => key.to_compressed().to_vec(),
+            Self::Ed25519(key) => key.to_bytes().to_vec(),
+        }
+    }
+}
+
+impl From<PublicKey> for AnyKey {
+    fn from(key: PublicKey) -> Self {
+        Self::Secp256k1(key)
+    }
+}
+
+impl From<Ed25519Key> for AnyKey {
+    fn from(key: Ed25519Key) -> Self {
+        Self::Ed25519(key)
+    }
+}
+
+impl fmt::Display for AnyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secp256k1(key) => key.fmt(f),
+            Self::Ed25519(key) => key.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for AnyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// As hex of its encoding, in every format.
+impl Serialize for AnyKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AnyKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // The lengths tell them apart.
+        if text.len() == 64 {
+            text.parse().map(Self::Ed25519).map_err(serde::de::Error::custom)
+        } else {
+            text.parse().map(Self::Secp256k1).map_err(serde::de::Error::custom)
+        }
     }
 }
 

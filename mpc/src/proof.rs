@@ -13,7 +13,7 @@ use k256::Secp256k1;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::share::check_public_shares;
+use crate::point::check_public_shares;
 use crate::{Origin, PublicKey, Scheme, ShareDocument, ShareError, SignerIndex, Threshold, rounds};
 
 /// The version of the attestation that this code writes and reads.
@@ -66,20 +66,24 @@ pub struct Difference {
 }
 
 impl KeyFacts {
-    /// What a share says of its key.
-    pub fn of(share: &ShareDocument) -> Self {
+    /// What a share says of its key, which is one over secp256k1.
+    ///
+    /// # Errors
+    /// [`ShareError::Scheme`] when it is an Ed25519 key: there is no proof for its shares yet.
+    pub fn of(share: &ShareDocument) -> Result<Self, ShareError> {
         let core = &share.core;
-        Self {
+        let points = core.secp256k1()?;
+        Ok(Self {
             cluster: share.cluster.clone(),
             key: share.key.clone(),
             epoch: share.epoch,
             scheme: share.scheme,
             origin: share.origin,
             threshold: core.threshold,
-            public_key: core.public_key,
+            public_key: points.public_key,
             chain_code: core.chain_code,
-            public_shares: core.public_shares.clone(),
-        }
+            public_shares: points.public_shares.clone(),
+        })
     }
 
     /// Checks that the public shares and the public key belong together.
@@ -100,24 +104,15 @@ impl KeyFacts {
     /// Each by its name, as a text that no other value has.
     fn fields(&self) -> [(&'static str, String); 9] {
         // All of them, so that a new one is not forgotten.
-        let Self {
-            cluster,
-            key,
-            epoch,
-            scheme: Scheme::EcdsaSecp256k1,
-            origin,
-            threshold,
-            public_key,
-            chain_code,
-            public_shares,
-        } = self;
+        let Self { cluster, key, epoch, scheme, origin, threshold, public_key, chain_code, public_shares } =
+            self;
         let shares: Vec<String> =
             public_shares.iter().map(|(index, share)| format!("{index}:{share}")).collect();
         [
             ("cluster", cluster.clone()),
             ("key", key.clone()),
             ("epoch", epoch.to_string()),
-            ("scheme", "ecdsa-secp256k1".to_owned()),
+            ("scheme", scheme.to_string()),
             ("origin", origin.to_string()),
             ("threshold", threshold.to_string()),
             ("public key", public_key.to_string()),
@@ -190,7 +185,7 @@ impl Attestation {
         let mut attestation = Self {
             attestation: VERSION,
             signer: share.core.index,
-            share_of: KeyFacts::of(share),
+            share_of: KeyFacts::of(share)?,
             challenge,
             proof: String::new(),
         };
@@ -292,7 +287,7 @@ mod tests {
 
     use super::*;
     use crate::dealer::PrivateKey;
-    use crate::share::{self, CoreShare, EngineParts};
+    use crate::share::{self, EngineParts};
 
     /// The shares of a 2-of-3 key and of another.
     static KEYS: LazyLock<[Vec<ShareDocument>; 2]> = LazyLock::new(|| [1, 2].map(shares));
@@ -307,7 +302,7 @@ mod tests {
             epoch: 1,
             scheme: Scheme::EcdsaSecp256k1,
             origin: Origin::Generated,
-            core: CoreShare { chain_code: [7; 32], ..share.core },
+            core: share.into_core([7; 32]),
             engines: EngineParts::default(),
         };
         shares.into_values().map(document).collect()
@@ -326,7 +321,7 @@ mod tests {
             let text = serde_json::to_string(&made).unwrap();
             assert!(!text.contains(secret.as_str().unwrap()), "{text}");
             let read = Attestation::from_json(text.as_bytes()).unwrap();
-            assert_eq!((read.signer.get(), &read.share_of), (2, &KeyFacts::of(share)));
+            assert_eq!((read.signer.get(), &read.share_of), (2, &KeyFacts::of(share).unwrap()));
             read.check(None).unwrap();
             read.check(challenge).unwrap();
             let refused = read.check(Some("another")).unwrap_err().to_string();
@@ -343,7 +338,7 @@ mod tests {
     fn whatever_is_altered_in_an_attestation_is_found_out() {
         let [one, other] = &*KEYS;
         let text = serde_json::to_value(attest(Some("x"))).unwrap();
-        let point = |share: &ShareDocument| json!(share.core.public_shares[&SignerIndex::MIN]);
+        let point = |share: &ShareDocument| json!(share.core.points.public_shares()[&SignerIndex::MIN]);
         let alterations: [(&str, Value, &str); 12] = [
             ("/attestation", json!(2), "version 2: expected 1"),
             ("/signer", json!(1), "no proof that whoever made it has the share of signer 1"),
@@ -353,7 +348,7 @@ mod tests {
             ("/share_of/epoch", json!(2), "no proof"),
             ("/share_of/chain_code", json!("00".repeat(32)), "no proof"),
             ("/share_of/threshold/threshold", json!(3), "give the public key"),
-            ("/share_of/public_key", json!(other[0].core.public_key), "do not give the public key"),
+            ("/share_of/public_key", json!(other[0].core.public_key()), "do not give the public key"),
             ("/share_of/public_shares/1", point(&other[0]), "do not give the public key"),
             ("/challenge", json!("y"), "no proof"),
             ("/challenge", Value::Null, "no proof"),
@@ -389,13 +384,13 @@ mod tests {
     #[test]
     fn what_two_shares_differ_in_is_named() {
         let [one, other] = &*KEYS;
-        let facts = KeyFacts::of(&one[0]);
-        assert_eq!(facts.difference(&KeyFacts::of(&one[2])), None);
+        let facts = KeyFacts::of(&one[0]).unwrap();
+        assert_eq!(facts.difference(&KeyFacts::of(&one[2]).unwrap()), None);
         let mut later = facts.clone();
         later.epoch = 2;
         let told = facts.difference(&later).unwrap().to_string();
         assert_eq!(told, "it is of epoch 2: expected 1");
-        let told = facts.difference(&KeyFacts::of(&other[0])).unwrap();
+        let told = facts.difference(&KeyFacts::of(&other[0]).unwrap()).unwrap();
         assert_eq!((told.what, told.expected), ("public key", facts.public_key.to_string()));
     }
 }

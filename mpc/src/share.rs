@@ -11,7 +11,8 @@ use k256::{ProjectivePoint, Scalar};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::{PublicKey, SignerIndex, Threshold};
+use crate::point::{KeyPoints, Point, Points};
+use crate::{AnyKey, PublicKey, SignerIndex, Threshold};
 
 /// The version of the document that this code writes and reads.
 pub const VERSION: u32 = 1;
@@ -22,6 +23,37 @@ pub enum Scheme {
     /// ECDSA over secp256k1.
     #[serde(rename = "ecdsa-secp256k1")]
     EcdsaSecp256k1,
+    /// Schnorr signatures over secp256k1, as BIP-340 has them.
+    #[serde(rename = "schnorr-secp256k1")]
+    SchnorrSecp256k1,
+    /// Ed25519 (RFC 8032), of messages that are not hashed before.
+    #[serde(rename = "ed25519")]
+    Ed25519,
+}
+
+impl Scheme {
+    /// The name, as it stands in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EcdsaSecp256k1 => "ecdsa-secp256k1",
+            Self::SchnorrSecp256k1 => "schnorr-secp256k1",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+
+    /// Whether its keys are points of this kind.
+    fn has(self, points: &Points) -> bool {
+        match points {
+            Points::Secp256k1(_) => matches!(self, Self::EcdsaSecp256k1 | Self::SchnorrSecp256k1),
+            Points::Ed25519(_) => self == Self::Ed25519,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Where a key came from. It stays with the key for ever: of one that was brought along, nobody can say who else had it.
@@ -76,8 +108,8 @@ pub struct ShareDocument {
 }
 
 /// The part of a share that every engine can use: a Shamir share over the group order, at x = index.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize)]
+#[serde(try_from = "Written")]
 pub struct CoreShare {
     /// Which signer's share it is.
     pub index: SignerIndex,
@@ -85,20 +117,58 @@ pub struct CoreShare {
     pub threshold: Threshold,
     /// The Shamir share.
     pub secret_share: SecretShare,
-    /// Every signer's share times the generator.
-    pub public_shares: BTreeMap<SignerIndex, PublicKey>,
-    /// The BIP-32 chain code of the root key.
-    #[serde(with = "hex::serde")]
+    /// The root public key, and every signer's share times the generator.
+    pub points: Points,
+    /// The BIP-32 chain code of the root key. Ed25519 keys have one alike, which nothing uses.
     pub chain_code: [u8; 32],
-    /// The root public key.
-    pub public_key: PublicKey,
 }
 
-/// A scalar that must not be seen. Hex in JSON, zeroized when dropped.
+/// A [`CoreShare`] as it is written: a key of either group in the same fields.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    index: SignerIndex,
+    threshold: Threshold,
+    secret_share: SecretShare,
+    public_shares: BTreeMap<SignerIndex, AnyKey>,
+    #[serde(with = "hex::serde")]
+    chain_code: [u8; 32],
+    public_key: AnyKey,
+}
+
+impl TryFrom<Written> for CoreShare {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let Written { index, threshold, secret_share, public_shares, chain_code, public_key } = written;
+        let points = Points::of(public_key, public_shares)
+            .ok_or("the public shares are of another curve than the public key")?;
+        Ok(Self { index, threshold, secret_share, points, chain_code })
+    }
+}
+
+impl Serialize for CoreShare {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { index, threshold, secret_share, points, chain_code } = self;
+        let written = Written {
+            index: *index,
+            threshold: *threshold,
+            // Zeroized when dropped, as the original is.
+            secret_share: secret_share.clone(),
+            public_shares: points.public_shares(),
+            chain_code: *chain_code,
+            public_key: points.public_key(),
+        };
+        written.serialize(serializer)
+    }
+}
+
+/// A scalar that must not be seen, as its scheme encodes it: over secp256k1 the first byte is the highest, of Ed25519 the
+/// last. Hex in JSON, zeroized when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct SecretShare([u8; 32]);
 
-/// What each engine needs beside the core.
+/// What each engine needs beside the core. The engines of [`crate::frost`] need nothing.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineParts {
@@ -128,15 +198,33 @@ pub enum ShareError {
     /// Its parts contradict each other.
     #[error("the share document contradicts itself: {0}")]
     Inconsistent(String),
+    /// It is of another kind of key than is expected here.
+    #[error("the share is of a key for {found}: expected one for {expected}")]
+    Scheme {
+        /// What its key is for.
+        found: Scheme,
+        /// What is expected.
+        expected: Scheme,
+    },
     /// It lacks the part of the engine that should sign.
     #[error("the share document has no part for the engine `{0}`")]
     MissingEngine(crate::EngineId),
 }
 
+impl ShareError {
+    pub(crate) fn out_of_range() -> Self {
+        Self::Malformed("the secret share is not below the group order".into())
+    }
+}
+
 impl SecretShare {
-    /// A scalar as 32 bytes, the first the highest.
+    /// A scalar as 32 bytes, as its scheme encodes it.
     pub(crate) fn from_bytes(bytes: &Zeroizing<[u8; 32]>) -> Self {
         Self(**bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     pub(crate) fn from_scalar(scalar: &Scalar) -> Self {
@@ -144,8 +232,8 @@ impl SecretShare {
     }
 
     pub(crate) fn to_scalar(&self) -> Result<Zeroizing<Scalar>, ShareError> {
-        let scalar = Option::<Scalar>::from(Scalar::from_repr(self.0.into()))
-            .ok_or_else(|| ShareError::Malformed("the secret share is not below the group order".into()))?;
+        let scalar =
+            Option::<Scalar>::from(Scalar::from_repr(self.0.into())).ok_or_else(ShareError::out_of_range)?;
         Ok(Zeroizing::new(scalar))
     }
 }
@@ -196,8 +284,21 @@ impl ShareDocument {
             return Err(ShareError::Version(version));
         }
         let document: Self = serde_json::from_slice(json).map_err(malformed)?;
+        if !document.scheme.has(&document.core.points) {
+            let reason = format!("a public key that is none for {}", document.scheme);
+            return Err(ShareError::Inconsistent(reason));
+        }
         document.core.check()?;
         Ok(document)
+    }
+
+    /// Checks that the key is for `expected`.
+    ///
+    /// # Errors
+    /// [`ShareError::Scheme`] when it is not.
+    pub fn check_scheme(&self, expected: Scheme) -> Result<(), ShareError> {
+        let found = self.scheme;
+        if found == expected { Ok(()) } else { Err(ShareError::Scheme { found, expected }) }
     }
 
     /// Writes the document.
@@ -215,49 +316,30 @@ impl ShareDocument {
 impl CoreShare {
     /// Checks that the secret share, the public shares and the public key belong together.
     pub(crate) fn check(&self) -> Result<(), ShareError> {
-        let inconsistent = |reason: String| Err(ShareError::Inconsistent(reason));
         let (index, threshold) = (self.index, self.threshold);
-        if !threshold.contains(index) {
-            return inconsistent(format!("signer {index} of a {threshold} key"));
+        match &self.points {
+            Points::Secp256k1(points) => points.check_share(index, threshold, &self.secret_share),
+            Points::Ed25519(points) => points.check_share(index, threshold, &self.secret_share),
         }
-        let own = ProjectivePoint::GENERATOR * *self.secret_share.to_scalar()?;
-        if self.public_shares.get(&index).is_some_and(|share| own.to_affine() != *share.as_affine()) {
-            return inconsistent(format!(
-                "the secret share does not give the public share of signer {index}"
-            ));
-        }
-        check_public_shares(threshold, &self.public_shares, &self.public_key)
     }
-}
 
-/// Checks that there is a public share of each signer, that every t in a row give the public key, and that fewer do not.
-pub(crate) fn check_public_shares(
-    threshold: Threshold,
-    public_shares: &BTreeMap<SignerIndex, PublicKey>,
-    public_key: &PublicKey,
-) -> Result<(), ShareError> {
-    let inconsistent = |reason: String| Err(ShareError::Inconsistent(reason));
-    if !public_shares.keys().copied().eq(threshold.signers()) {
-        return inconsistent(format!("expected one public share for each of signers 1 to {}", threshold.n()));
+    /// The root public key.
+    pub fn public_key(&self) -> AnyKey {
+        self.points.public_key()
     }
-    let gives_key = |signers: &[SignerIndex]| {
-        let shares = signers.iter().map(|index| (*index, public_shares[index]));
-        key_of_public_shares(&shares.collect()) == Some(*public_key)
-    };
-    let signers: Vec<SignerIndex> = threshold.signers().collect();
-    for window in signers.windows(threshold.t().into()) {
-        if !gives_key(window) {
-            return inconsistent(format!(
-                "the public shares of signers {window:?} do not give the public key"
-            ));
+
+    /// The points of a key over secp256k1.
+    ///
+    /// # Errors
+    /// [`ShareError::Scheme`] when it is an Ed25519 key.
+    pub fn secp256k1(&self) -> Result<&KeyPoints<PublicKey>, ShareError> {
+        match &self.points {
+            Points::Secp256k1(points) => Ok(points),
+            Points::Ed25519(_) => {
+                Err(ShareError::Scheme { found: Scheme::Ed25519, expected: Scheme::EcdsaSecp256k1 })
+            }
         }
     }
-    // A threshold above the real one would pass so far: more shares than needed give the key too.
-    let fewer = &signers[..usize::from(threshold.t()) - 1];
-    if gives_key(fewer) {
-        return inconsistent(format!("{} public shares give the public key already", fewer.len()));
-    }
-    Ok(())
 }
 
 /// The public key that public shares give together: the value at 0 of the polynomial (in the exponent) through all of
@@ -268,6 +350,26 @@ pub fn key_of_public_shares(shares: &BTreeMap<SignerIndex, PublicKey>) -> Option
         sum + ProjectivePoint::from(*share.as_affine()) * weight_at_zero(index, &signers)
     });
     PublicKey::from_affine(sum.to_affine()).ok()
+}
+
+impl Point for PublicKey {
+    fn from_encoding(bytes: &[u8]) -> Option<Self> {
+        // The compressed form alone, so that a point has one encoding.
+        if bytes.len() == 33 { Self::from_sec1(bytes).ok() } else { None }
+    }
+
+    fn to_encoding(&self) -> Vec<u8> {
+        self.to_compressed().to_vec()
+    }
+
+    fn of_secret(secret: &SecretShare) -> Result<Option<Self>, ShareError> {
+        let point = ProjectivePoint::GENERATOR * *secret.to_scalar()?;
+        Ok(Self::from_affine(point.to_affine()).ok())
+    }
+
+    fn at_zero(shares: &BTreeMap<SignerIndex, Self>) -> Option<Self> {
+        key_of_public_shares(shares)
+    }
 }
 
 /// What the share of a signer counts for when these signers' shares, it among them, give the value at 0 (Lagrange).
@@ -290,7 +392,7 @@ impl fmt::Debug for ShareDocument {
             .field("epoch", &self.epoch)
             .field("index", &self.core.index)
             .field("threshold", &self.core.threshold)
-            .field("public_key", &self.core.public_key)
+            .field("public_key", &self.core.public_key())
             .finish_non_exhaustive()
     }
 }

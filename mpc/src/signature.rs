@@ -1,11 +1,11 @@
-//! ECDSA signatures over secp256k1 and their encodings.
+//! ECDSA signatures over secp256k1 and their encodings, and what the signatures of all schemes have in common.
 
 use std::fmt;
 
 use k256::ecdsa::{self, RecoveryId, VerifyingKey, signature::hazmat::PrehashVerifier};
 use serde::{Deserialize, Serialize};
 
-use crate::PublicKey;
+use crate::{AnyKey, Ed25519Signature, Payload, PublicKey, Scheme, SchnorrSignature};
 
 /// An ECDSA signature with a low s (BIP-62, EIP-2) and its recovery id.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,9 +30,15 @@ pub enum InvalidSignature {
     /// s is above half the group order; the same signature with n − s would be accepted.
     #[error("s is high: expected the low form (BIP-62)")]
     HighS,
-    /// It was not made by this key over this digest.
+    /// It was not made by this key over this digest or message.
     #[error("the signature does not fit the key and the digest")]
     Mismatch,
+    /// It is for another scheme than the key, or than what was to be signed.
+    #[error("the signature is for {found}, and the key or what was to be signed is not")]
+    Scheme {
+        /// What it is for.
+        found: Scheme,
+    },
     /// It fits, but its recovery id leads to another key.
     #[error("the recovery id leads to another public key")]
     RecoveryId,
@@ -118,5 +124,57 @@ impl Signature {
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Signature({}, {})", hex::encode(self.to_compact()), self.recid)
+    }
+}
+
+/// A signature of any scheme, as an engine yields it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnySignature {
+    /// ECDSA over secp256k1.
+    Ecdsa(Signature),
+    /// Schnorr over secp256k1 (BIP-340).
+    Schnorr(SchnorrSignature),
+    /// Ed25519.
+    Ed25519(Ed25519Signature),
+}
+
+impl AnySignature {
+    /// What it is for.
+    pub fn scheme(&self) -> Scheme {
+        match self {
+            Self::Ecdsa(_) => Scheme::EcdsaSecp256k1,
+            Self::Schnorr(_) => Scheme::SchnorrSecp256k1,
+            Self::Ed25519(_) => Scheme::Ed25519,
+        }
+    }
+
+    /// The ECDSA signature, for those who take no other.
+    ///
+    /// # Errors
+    /// [`InvalidSignature::Scheme`] when it is of another scheme.
+    pub fn ecdsa(self) -> Result<Signature, InvalidSignature> {
+        match self {
+            Self::Ecdsa(signature) => Ok(signature),
+            _ => Err(InvalidSignature::Scheme { found: self.scheme() }),
+        }
+    }
+
+    /// Checks that `key` made this signature of `payload`, as the scheme has it.
+    ///
+    /// # Errors
+    /// [`InvalidSignature`] naming the check that failed.
+    pub fn verify(&self, key: &AnyKey, payload: &Payload) -> Result<(), InvalidSignature> {
+        match (self, key, payload) {
+            (Self::Ecdsa(signature), AnyKey::Secp256k1(key), Payload::Digest(digest)) => {
+                signature.verify(key, digest)
+            }
+            (Self::Schnorr(signature), AnyKey::Secp256k1(key), Payload::Digest(digest)) => {
+                signature.verify(key, digest)
+            }
+            (Self::Ed25519(signature), AnyKey::Ed25519(key), Payload::Message(message)) => {
+                signature.verify(key, message)
+            }
+            _ => Err(InvalidSignature::Scheme { found: self.scheme() }),
+        }
     }
 }

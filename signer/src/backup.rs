@@ -158,7 +158,7 @@ pub fn save(file: &Path, share: ShareDocument, holders: &[Holder]) -> Result<Hea
             key: share.key.clone(),
             epoch: share.epoch,
             signer: share.core.index,
-            public_key: share.core.public_key,
+            public_key: share.core.secp256k1()?.public_key,
             holders: u8::try_from(holders.len()).map_err(|_| BackupError::Holders(holders.len()))?,
         };
         let mut content = share.to_json()?;
@@ -220,7 +220,7 @@ fn open_backup(bytes: &[u8], identities: &Identities) -> Result<Opened, Problem>
     disagrees("key", header.key, share.key.clone())?;
     disagrees("epoch", header.epoch.to_string(), share.epoch.to_string())?;
     disagrees("signer", header.signer.to_string(), share.core.index.to_string())?;
-    disagrees("public key", header.public_key.to_string(), share.core.public_key.to_string())?;
+    disagrees("public key", header.public_key.to_string(), share.core.public_key().to_string())?;
     if !share.engines.is_empty() {
         return Err(BackupError::EngineParts.into());
     }

@@ -23,7 +23,7 @@ impl Held {
     /// Gets a share ready.
     ///
     /// # Errors
-    /// [`ShareError`] when it has no part for the engine.
+    /// [`ShareError`] when it has no part for the engine, or is of another kind of key than the network signs with.
     pub(crate) fn open(engine: &dyn Engine, document: &ShareDocument) -> Result<Self, ShareError> {
         let core = &document.core;
         Ok(Self {
@@ -32,7 +32,7 @@ impl Held {
                 epoch: document.epoch,
                 scheme: document.scheme,
                 threshold: core.threshold,
-                public_key: core.public_key,
+                public_key: core.secp256k1()?.public_key,
                 chain_code: core.chain_code,
             },
             commitment: Commitment(report::commitment(document)),

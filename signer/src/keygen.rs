@@ -178,7 +178,7 @@ pub async fn generate(options: KeygenOptions) -> anyhow::Result<ShareDocument> {
         key,
         epoch,
         threshold,
-        public_key: done.output.core.public_key,
+        public_key: done.output.core.secp256k1()?.public_key,
     };
     let event = match operation {
         Operation::Import => Event::Import(made),

@@ -277,7 +277,7 @@ async fn make_key(
     let told = ShareReport::of(&share, &config.path).map_err(anyhow::Error::msg);
     told.and_then(|told| report.write(&told))
         .with_context(|| format!("the share is in {} (`signer inspect` reports it)", file.display()))?;
-    println!("{}", share.core.public_key);
+    println!("{}", share.core.public_key());
     Ok(())
 }
 
@@ -315,7 +315,7 @@ async fn renew(config: &Path, index: Option<u8>, arguments: RenewArguments) -> a
         share.core.threshold,
         share.epoch
     );
-    println!("{}", share.core.public_key);
+    println!("{}", share.core.public_key());
     Ok(())
 }
 
@@ -424,11 +424,11 @@ fn load_shares(config: &Config, index: Option<u8>) -> anyhow::Result<Vec<ShareDo
         if let Some(first) = shares.first() {
             // Epochs may differ: where a refresh was settled by some of them, the others will follow.
             anyhow::ensure!(
-                first.core.public_key == share.core.public_key,
+                first.core.public_key() == share.core.public_key(),
                 "share file {}: it holds a share of public key {}: expected {}, as the others",
                 file.display(),
-                share.core.public_key,
-                first.core.public_key,
+                share.core.public_key(),
+                first.core.public_key(),
             );
         }
         shares.push(share);

@@ -51,11 +51,13 @@ impl ShareReport {
     /// The report of a share, with the key that it has at `path`.
     ///
     /// # Errors
-    /// When the path leads to no key, a chance of 2⁻¹²⁷.
+    /// When the path leads to no key, a chance of 2⁻¹²⁷, or the key is not for ECDSA.
     pub fn of(share: &ShareDocument, path: &DerivationPath) -> Result<Self, String> {
         let core = &share.core;
-        let derived = core
-            .public_key
+        // Its addresses are those of an ECDSA key.
+        share.check_scheme(Scheme::EcdsaSecp256k1).map_err(|error| error.to_string())?;
+        let public_key = core.secp256k1().map_err(|error| error.to_string())?.public_key;
+        let derived = public_key
             .derive(&core.chain_code, path)
             .ok_or_else(|| format!("`path`: {path} derives no key: expected another path"))?;
         Ok(Self {
@@ -66,7 +68,7 @@ impl ShareReport {
             key: share.key.clone(),
             epoch: share.epoch,
             origin: share.origin,
-            public_key: core.public_key,
+            public_key,
             commitment: commitment(share),
             path: path.clone(),
             derived_public_key: derived,
@@ -81,22 +83,20 @@ pub(crate) fn commitment(share: &ShareDocument) -> [u8; 32] {
     let core = &share.core;
     // Whose part is in it can sign with it.
     let engines = share.engines.dkls23.as_ref().map_or("", |_| EngineId::Dkls23.as_str());
-    let scheme = match share.scheme {
-        Scheme::EcdsaSecp256k1 => "ecdsa-secp256k1",
-    };
     let epoch = share.epoch.to_be_bytes();
     let parties = [core.threshold.t(), core.threshold.n()];
-    let public_key = core.public_key.to_compressed();
+    let public_key = core.public_key().to_bytes();
     let public_shares: Vec<u8> = core
-        .public_shares
+        .points
+        .public_shares()
         .iter()
-        .flat_map(|(index, public)| std::iter::once(index.get()).chain(public.to_compressed()))
+        .flat_map(|(index, public)| std::iter::once(index.get()).chain(public.to_bytes()))
         .collect();
     let mut fields: Vec<&[u8]> = vec![
         share.cluster.as_bytes(),
         share.key.as_bytes(),
         &epoch,
-        scheme.as_bytes(),
+        share.scheme.as_str().as_bytes(),
         engines.as_bytes(),
         &parties,
         &public_key,
@@ -163,7 +163,8 @@ mod tests {
 
     use tss_common::identity::Identity;
     use tss_mpc::local::{Machines, run_local};
-    use tss_mpc::{Dkls23, Engine as _, KeygenSetup, SessionId, Threshold};
+    use tss_mpc::point::{KeyPoints, Points};
+    use tss_mpc::{AnyKey, Dkls23, Engine as _, KeygenSetup, SessionId, Threshold};
 
     use super::*;
 
@@ -198,7 +199,7 @@ mod tests {
         let ShareReport { threshold, signers, cluster, key, epoch, public_key, .. } = reports[0].clone();
         assert_eq!((threshold, signers, cluster.as_str(), key.as_str(), epoch), (2, 3, "c", "k", 1));
         let first = one.values().next().unwrap();
-        assert_eq!(public_key, first.core.public_key);
+        assert_eq!(AnyKey::from(public_key), first.core.public_key());
         let derived = public_key.derive(&first.core.chain_code, &"0/1/2".parse().unwrap()).unwrap();
         assert_eq!(reports[0].derived_public_key, derived);
         assert_eq!(reports[0].ethereum_address, derived.ethereum_address());
@@ -207,6 +208,17 @@ mod tests {
         assert!(told.iter().all(|told| told.commitment == report(&other[&told.index]).commitment));
         assert_ne!(told[0].commitment, reports[0].commitment);
         assert_ne!(told[0].public_key, reports[0].public_key);
+    }
+
+    fn points_of(share: &mut ShareDocument) -> &mut KeyPoints<PublicKey> {
+        match &mut share.core.points {
+            Points::Secp256k1(points) => points,
+            Points::Ed25519(_) => panic!("an ECDSA key"),
+        }
+    }
+
+    fn points_of_other(share: &ShareDocument) -> KeyPoints<PublicKey> {
+        share.core.secp256k1().unwrap().clone()
     }
 
     #[test]
@@ -220,9 +232,9 @@ mod tests {
             |share, _| share.origin = Origin::Imported,
             |share, _| share.engines.dkls23 = None,
             |share, _| share.core.threshold = Threshold::new(3, 3).unwrap(),
-            |share, other| share.core.public_key = other.core.public_key,
+            |share, other| points_of(share).public_key = points_of_other(other).public_key,
             |share, _| share.core.chain_code[31] ^= 1,
-            |share, other| share.core.public_shares = other.core.public_shares.clone(),
+            |share, other| points_of(share).public_shares = points_of_other(other).public_shares,
         ];
         let share = one.values().next().unwrap().to_json().unwrap();
         let base = commitment(&ShareDocument::from_json(&share).unwrap());

@@ -26,7 +26,9 @@ use tss_common::trace::TraceParent;
 use tss_common::wire::{
     self, Attempt, Ending, HEARTBEAT, Heartbeat, KeyAnnouncement, Notice, Order, Outcome, Rehearsed, Verdict,
 };
-use tss_mpc::{Engine, EngineId, SessionId, ShareDocument, SignSetup, Signature, SignerIndex};
+use tss_mpc::{
+    Abort, Engine, EngineId, Payload, SessionId, ShareDocument, SignSetup, Signature, SignerIndex,
+};
 use uuid::Uuid;
 
 use crate::compute::Compute;
@@ -128,7 +130,8 @@ impl Signer {
         let metrics = metrics.of(index);
         let policy = PolicyFile::open(policy_file, metrics.clone())?;
         let endpoint = Endpoint::new(&share.cluster, index, identity, roster).map_err(anyhow::Error::msg)?;
-        let held = HeldKey { id: share.key.clone(), public_key: core.public_key, epoch: share.epoch };
+        let held =
+            HeldKey { id: share.key.clone(), public_key: core.secp256k1()?.public_key, epoch: share.epoch };
         let journal = Journal::open(&data_dir, index, Some(held))?;
         let next = share_file.as_ref().map(|file| next_share(file, &share)).transpose()?.flatten();
         let next = next.map(|(next, frozen)| {
@@ -419,8 +422,16 @@ impl Inner {
         let share = held.share.clone();
         let (quorum, digest, path) =
             (attempt.quorum.clone(), attempt.intent.digest, attempt.intent.path.clone());
-        let begin = move |session| share.sign(SignSetup { session, quorum, digest, path });
-        session::run(&self.party, &context, patience, messages, claim, begin).await
+        let payload = Payload::Digest(digest);
+        let begin = move |session| share.sign(SignSetup { session, quorum, payload, path });
+        let Done { output, session } =
+            session::run(&self.party, &context, patience, messages, claim, begin).await?;
+        // The share is of an ECDSA key, or it would not have been loaded.
+        output.ecdsa().map(|output| Done { output, session }).map_err(|error| Failure {
+            abort: Abort::local(error.to_string()),
+            session: Some(session),
+            evidence: Vec::new(),
+        })
     }
 
     /// Writes down how a session ended, and whom never to meet again: before anybody hears of it.
@@ -631,14 +642,14 @@ fn next_share(file: &ShareFile, share: &ShareDocument) -> anyhow::Result<Option<
     let ShareDocument { cluster, key, epoch, core, .. } = share;
     let expected = Expected { cluster, key, index: core.index, threshold: core.threshold };
     let Some((next, frozen)) = file.load_next(&expected)? else { return Ok(None) };
-    let (expected, found) = (epoch.checked_add(1), (next.core.public_key, next.epoch));
+    let (expected, found) = (epoch.checked_add(1), (next.core.public_key(), next.epoch));
     anyhow::ensure!(
-        expected.is_some_and(|expected| found == (core.public_key, expected)),
+        expected.is_some_and(|expected| found == (core.public_key(), expected)),
         "{file} has a share of public key {} at epoch {} waiting beside it: expected the epoch after {epoch} of {}, or none \
          (move it away)",
-        next.core.public_key,
+        next.core.public_key(),
         next.epoch,
-        core.public_key
+        core.public_key()
     );
     Ok(Some((next, frozen)))
 }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tss_common::wire::Commitment;
-use tss_mpc::{ShareDocument, SignerIndex, Threshold};
+use tss_mpc::{Scheme, ShareDocument, SignerIndex, Threshold};
 use zeroize::Zeroizing;
 
 use crate::report;
@@ -45,6 +45,8 @@ fn read(file: &Path, expected: &Expected<'_>, age_identity: Option<&Path>) -> Re
 }
 
 fn check(document: &ShareDocument, expected: &Expected<'_>) -> Result<(), Problem> {
+    // Whatever else signs and verifies here does so with ECDSA.
+    document.check_scheme(Scheme::EcdsaSecp256k1)?;
     let same = |what, found: String, expected: String| {
         if found == expected { Ok(()) } else { Err(Problem::Other { what, found, expected }) }
     };

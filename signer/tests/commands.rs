@@ -124,7 +124,7 @@ fn a_signer_tells_which_share_it_holds_if_it_could_start_with_it() {
     let inspect = |index: &str, extra: &[&str]| {
         signer(folder, &[&["inspect", "--index", index, "--report", "report.json"], extra].concat())
     };
-    let public_key = shares.values().next().unwrap().core.public_key.to_string();
+    let public_key = shares.values().next().unwrap().core.public_key().to_string();
     let mut commitments = Vec::new();
     for (index, share) in &shares {
         let told = answer(&inspect(&index.to_string(), &["--expect-public-key", &public_key]));

@@ -84,7 +84,7 @@ impl Key {
     /// The public key at a path.
     pub(crate) fn public_key(&self, intent: &Intent) -> PublicKey {
         let core = self.share(1).core;
-        core.public_key.derive(&core.chain_code, &intent.path).unwrap()
+        core.secp256k1().unwrap().public_key.derive(&core.chain_code, &intent.path).unwrap()
     }
 }
 
@@ -442,7 +442,7 @@ impl Cluster {
             })
             .await;
             let share = self.stored_share(signer);
-            assert_eq!((share.epoch, share.core.public_key), (epoch, self.key.share(1).core.public_key));
+            assert_eq!((share.epoch, share.core.public_key()), (epoch, self.key.share(1).core.public_key()));
         }
     }
 

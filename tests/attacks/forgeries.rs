@@ -143,7 +143,7 @@ fn announcement(key: &crate::cluster::Key) -> KeyAnnouncement {
         epoch: share.epoch,
         scheme: share.scheme,
         threshold: share.core.threshold,
-        public_key: share.core.public_key,
+        public_key: share.core.secp256k1().unwrap().public_key,
         chain_code: share.core.chain_code,
     }
 }

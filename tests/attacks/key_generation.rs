@@ -114,7 +114,7 @@ impl Ceremony {
 }
 
 fn assert_all_have_one_key(results: &[Result]) {
-    let keys: Vec<_> = results.iter().map(|share| share.as_ref().unwrap().core.public_key).collect();
+    let keys: Vec<_> = results.iter().map(|share| share.as_ref().unwrap().core.public_key()).collect();
     assert!(keys.iter().all(|key| *key == keys[0]));
 }
 

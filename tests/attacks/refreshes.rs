@@ -11,7 +11,7 @@ use tss_common::config::Config;
 use tss_common::envelope::Header;
 use tss_common::wire::{self, Heartbeat, Notice, Refresh, RefreshStep, Refreshing};
 use tss_manager::store::{self, KeyRecord};
-use tss_mpc::{Dkls23, Engine as _, Quorum, SessionId, SignSetup, Signature};
+use tss_mpc::{AnySignature, Dkls23, Engine as _, Payload, Quorum, SessionId, SignSetup};
 use tss_signer::Signer;
 use uuid::Uuid;
 
@@ -98,7 +98,7 @@ async fn shares_that_are_as_old_as_they_may_be_are_made_anew_without_being_asked
         id: "default".into(),
         epoch: 1,
         threshold: core.threshold,
-        public_key: core.public_key,
+        public_key: core.secp256k1().unwrap().public_key,
         chain_code: core.chain_code,
         since: Some(hours(3)),
     };
@@ -124,12 +124,12 @@ async fn shares_of_two_epochs_do_not_sign_together() {
         let setup = SignSetup {
             session: SessionId([9; 32]),
             quorum: quorum.clone(),
-            digest: [7; 32],
+            payload: Payload::Digest([7; 32]),
             path: "0/1/2".parse().unwrap(),
         };
         (index(signer), Dkls23.open(&share).unwrap().sign(setup).unwrap())
     });
-    let signed: Result<BTreeMap<_, Signature>, _> = tss_mpc::run_local(machines.into());
+    let signed: Result<BTreeMap<_, AnySignature>, _> = tss_mpc::run_local(machines.into());
     assert!(signed.is_err());
     cluster.stop().await;
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tss_mpc::{
-    Abort, Dkls23, Engine, EngineId, ForeignShare, Incoming, KeygenSetup, Machine, Outgoing, RenewSetup,
-    SetupError, ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare, Step,
+    Abort, AnySignature, Dkls23, Engine, EngineId, ForeignShare, Incoming, KeygenSetup, Machine, Outgoing,
+    RenewSetup, SetupError, ShareDocument, ShareError, SignSetup, SignerIndex, SigningShare, Step,
 };
 
 /// What becomes of the messages of a step.
@@ -113,7 +113,7 @@ struct RogueShare {
 }
 
 impl SigningShare for RogueShare {
-    fn sign(&self, setup: SignSetup) -> Result<Box<dyn Machine<Output = Signature>>, SetupError> {
+    fn sign(&self, setup: SignSetup) -> Result<Box<dyn Machine<Output = AnySignature>>, SetupError> {
         Ok(Box::new(RogueMachine { honest: self.honest.sign(setup)?, way: self.way.clone() }))
     }
 }

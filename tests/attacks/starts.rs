@@ -50,8 +50,8 @@ async fn a_share_of_another_key_epoch_or_index_is_refused_with_its_reason() {
     let error = load(KEY, 1).err().unwrap().to_string();
     assert!(error.contains("does not give the public share of signer 1"), "{error}");
     // The secret of one key in the document of another.
-    let other = ANOTHER_TWO_OF_THREE.share(1).core.public_key.to_string();
-    let core = TWO_OF_THREE.share(1).core.public_key.to_string();
+    let other = ANOTHER_TWO_OF_THREE.share(1).core.public_key().to_string();
+    let core = TWO_OF_THREE.share(1).core.public_key().to_string();
     let mixed = ShareDocument::from_json(edited(&core, &other).as_bytes());
     assert!(matches!(mixed, Err(ShareError::Inconsistent(_))));
     write(own);

@@ -70,7 +70,8 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn of(share: &ShareDocument) -> Self {
         let core = &share.core;
-        let key = core.public_key.derive(&core.chain_code, &PATH.parse().unwrap()).unwrap();
+        let key =
+            core.secp256k1().unwrap().public_key.derive(&core.chain_code, &PATH.parse().unwrap()).unwrap();
         let public_key = key.to_string();
         let bytes = hex::decode(&public_key).unwrap();
         Self { public_key, verifying_key: VerifyingKey::from_sec1_bytes(&bytes).unwrap() }

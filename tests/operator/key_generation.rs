@@ -35,7 +35,7 @@ pub(crate) async fn assert_one_key(namespace: &Namespace, name: &str, records: &
     for share in record["shares"].as_array().unwrap() {
         let secret = namespace.get::<Secret>(share["share"].as_str().unwrap()).await.unwrap();
         let document = ShareDocument::from_json(&secret.data.as_ref().unwrap()["share"].0).unwrap();
-        assert_eq!(record["publicKey"], hex::encode(document.core.public_key.to_compressed()));
+        assert_eq!(record["publicKey"], hex::encode(document.core.public_key().to_bytes()));
         assert!(
             secret.owner_references().is_empty() && secret.immutable == Some(true),
             "{}",
@@ -384,7 +384,7 @@ async fn a_key_that_was_made_elsewhere_is_taken_over() {
         let share = namespace.get::<Secret>("made-1").await.unwrap();
         let document = ShareDocument::from_json(&share.data.unwrap()["share"].0).unwrap();
         let status = namespace.status("wallet").await;
-        assert_eq!(status.public_key, Some(hex::encode(document.core.public_key.to_compressed())));
+        assert_eq!(status.public_key, Some(hex::encode(document.core.public_key().to_bytes())));
         for set in namespace.list::<StatefulSet>().await {
             let text = serde_json::to_string(&set.spec).unwrap();
             let index = set.name_any().rsplit('-').next().unwrap().to_owned();

@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tss_common::identity::Identity;
+use tss_mpc::point::{KeyPoints, Points};
 use tss_mpc::share::{CoreShare, EngineParts};
 use tss_mpc::{DerivationPath, Origin, PrivateKey, PublicKey, Scheme, ShareDocument, SignerIndex, Threshold};
 use tss_operator::cluster::names;
@@ -621,9 +622,11 @@ fn deal_of(
                 index,
                 threshold,
                 secret_share: serde_json::from_value(json!(hex::encode(at(index.get()).to_bytes()))).unwrap(),
-                public_shares: public_shares.clone(),
+                points: Points::Secp256k1(KeyPoints {
+                    public_key: public(at(0)),
+                    public_shares: public_shares.clone(),
+                }),
                 chain_code,
-                public_key: public(at(0)),
             },
             engines: EngineParts::default(),
         };

@@ -118,7 +118,7 @@ fn look(file: &Path, expected: &Expected) -> anyhow::Result<(SignerIndex, KeyFac
     }
     let share = backup::open(file, &expected.identities)?.share;
     let shown = Shown { file: file.to_owned(), attestation: false, challenge: None };
-    Ok((share.core.index, KeyFacts::of(&share), shown))
+    Ok((share.core.index, KeyFacts::of(&share)?, shown))
 }
 
 /// The attestation in a file; `None` when it holds something else.

@@ -16,7 +16,7 @@ use tss_client::types::SignRequest;
 use tss_common::config::Config;
 use tss_common::process;
 use tss_mpc::local::run_local_sequential;
-use tss_mpc::{Quorum, SessionId, ShareDocument, SignSetup, SignerIndex, SigningShare, Threshold};
+use tss_mpc::{Payload, Quorum, SessionId, ShareDocument, SignSetup, SignerIndex, SigningShare, Threshold};
 
 use crate::keygen;
 use crate::network::{Network, NetworkOptions};
@@ -150,7 +150,7 @@ async fn measure_engine(
             let setup = SignSetup {
                 session: SessionId(rand::random()),
                 quorum: quorum.clone(),
-                digest: rand::random(),
+                payload: Payload::Digest(rand::random()),
                 path: path.clone(),
             };
             let machines = quorum

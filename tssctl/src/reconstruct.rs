@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tss_mpc::{KeyFacts, PrivateKey, PublicKey, ShareDocument};
+use tss_mpc::{KeyFacts, PrivateKey, PublicKey, Scheme, ShareDocument};
 use tss_signer::backup::{self, Identities};
 use tss_signer::secret_file::{self, Protection};
 use zeroize::Zeroizing;
@@ -52,7 +52,9 @@ pub fn reconstruct(files: &[PathBuf], identities: &Identities, out: &Path) -> an
     let mut shares = Vec::with_capacity(files.len());
     for file in files {
         let share = backup::open(file, identities)?.share;
-        all.add(file, share.core.index, KeyFacts::of(&share))?;
+        // What is written of the key, and its addresses, are those of an ECDSA key.
+        share.check_scheme(Scheme::EcdsaSecp256k1).with_context(|| file.display().to_string())?;
+        all.add(file, share.core.index, KeyFacts::of(&share)?)?;
         shares.push(share);
     }
     all.enough("shares")?;
@@ -66,7 +68,8 @@ pub fn reconstruct(files: &[PathBuf], identities: &Identities, out: &Path) -> an
 fn write(out: &Path, key: &PrivateKey, share: &ShareDocument) -> anyhow::Result<()> {
     let core = &share.core;
     let private_key = Zeroizing::new(hex::encode(*key.to_bytes()));
-    let whole = WholeKey { public_key: core.public_key, private_key, chain_code: core.chain_code };
+    let whole =
+        WholeKey { public_key: core.secp256k1()?.public_key, private_key, chain_code: core.chain_code };
     // With room for all of it: growing would leave copies behind.
     let mut json = Zeroizing::new(Vec::with_capacity(1024));
     serde_json::to_writer_pretty(&mut *json, &whole)?;
@@ -89,7 +92,7 @@ mod tests {
         let key = shares(folder.path(), 3, 1);
         let at = |name: &str| folder.path().join(name);
         let share = reconstruct(&[at("3"), at("1")], &nobody(), &at("key.json")).unwrap();
-        assert_eq!(share.core.public_key, key.public_key());
+        assert_eq!(share.core.public_key(), key.public_key().into());
         assert_eq!(at("key.json").metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let told: Value = serde_json::from_slice(&std::fs::read(at("key.json")).unwrap()).unwrap();
         assert_eq!(told["private_key"], "03".repeat(32));

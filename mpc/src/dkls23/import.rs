@@ -22,10 +22,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::keygen::{PairSetup, confirm, confirmation, deal, dealt};
+use super::keygen::{CONFIRMATION, PairSetup, deal, dealt};
 use super::{Correlations, blame, check_parties, parameters, party_index, signer_index};
 use crate::abort::list;
+use crate::confirmation::{confirm, confirmation};
 use crate::key::derivation_root;
+use crate::point::{KeyPoints, Points};
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::share::{CoreShare, EngineParts, SecretShare, VERSION};
 use crate::{
@@ -39,16 +41,15 @@ const CHAIN_CODE: &[u8] = b"tss import chain code v1";
 /// The machine of one party.
 pub(super) fn machine(setup: KeygenSetup, share: &ForeignShare) -> Result<RoundMachine<Import>, SetupError> {
     let KeygenSetup { index, threshold, .. } = setup;
-    let brought = &share.core;
-    if (brought.index, brought.threshold) != (index, threshold) {
+    if (share.index, share.threshold) != (index, threshold) {
         let reason = format!(
             "a share of signer {} of a {} key: expected one of signer {index} of a {threshold} key",
-            brought.index, brought.threshold
+            share.index, share.threshold
         );
         return Err(Abort::local(reason).into());
     }
     let future = Future { epoch: 1, origin: Origin::Imported, chain_code: None };
-    let import = Import::new(setup, brought, future)?;
+    let import = Import::new(setup, &share.secret_share, &share.points, future)?;
     let others = import.others.clone();
     Ok(RoundMachine::new(import, index, others, rounds(index, threshold)))
 }
@@ -183,15 +184,21 @@ impl Protocol for Import {
 
 impl Import {
     /// One party's side, which brings this share. Whose it is has been checked.
-    pub(super) fn new(setup: KeygenSetup, brought: &CoreShare, future: Future) -> Result<Self, Abort> {
+    pub(super) fn new(
+        setup: KeygenSetup,
+        brought: &SecretShare,
+        points: &KeyPoints<PublicKey>,
+        future: Future,
+    ) -> Result<Self, Abort> {
         let KeygenSetup { index, threshold, session, .. } = setup;
-        let secret = brought.secret_share.to_scalar().map_err(|error| Abort::local(error.to_string()))?;
+        let secret = brought.to_scalar().map_err(|error| Abort::local(error.to_string()))?;
+        let KeyPoints { public_key, public_shares } = points;
         Ok(Self {
-            claim: Claim { public_key: brought.public_key, public_shares: brought.public_shares.clone() },
+            claim: Claim { public_key: *public_key, public_shares: public_shares.clone() },
             setup,
             future,
             others: threshold.signers().filter(|&other| other != index).collect(),
-            party: party_without_correlations(session, index, threshold, &secret, &brought.public_key),
+            party: party_without_correlations(session, index, threshold, &secret, public_key),
             own_fragment: Zeroizing::default(),
             correction: Zeroizing::default(),
             own_proof: None,
@@ -362,10 +369,9 @@ impl Import {
             index,
             threshold: self.setup.threshold,
             secret_share: SecretShare::from_scalar(&party.poly_point),
-            public_shares,
+            points: Points::Secp256k1(KeyPoints { public_key: self.claim.public_key, public_shares }),
             // What was drawn for a key that has one is of no use.
             chain_code: self.future.chain_code.unwrap_or_else(|| chain_code.finalize().into()),
-            public_key: self.claim.public_key,
         };
         // What was checked above makes sure of it; a share that is wrong would be found out too late.
         core.check().map_err(|error| Abort::local(error.to_string()))?;
@@ -378,7 +384,7 @@ impl Import {
             mul_receivers: mem::take(&mut party.mul_receivers),
         };
         let text = correlations.to_text().map_err(|error| Abort::local(error.to_string()))?;
-        let hash = confirmation(&self.setup, &core);
+        let hash = confirmation(CONFIRMATION, &self.setup, &core);
         let document = ShareDocument {
             version: VERSION,
             cluster: self.setup.cluster.clone(),

@@ -14,11 +14,11 @@ use dkls23::utilities::zero_shares::ZeroShare;
 use k256::elliptic_curve::ff::PrimeField;
 use k256::{Scalar, Secp256k1};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{Correlations, blame, check_parties, parameters, party_index, signer_index};
-use crate::abort::list;
+use crate::confirmation::{confirm, confirmation};
+use crate::point::{KeyPoints, Points};
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
 use crate::share::{CoreShare, EngineParts, SecretShare, VERSION};
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Begins what the last round hashes, so that it is the hash of nothing else.
-const CONFIRMATION: &[u8] = b"tss dkls23 keygen confirmation v1";
+pub(super) const CONFIRMATION: &[u8] = b"tss dkls23 keygen confirmation v1";
 
 /// The machine of one party.
 pub(super) fn machine(setup: KeygenSetup) -> Result<RoundMachine<Keygen>, SetupError> {
@@ -271,7 +271,7 @@ impl Keygen {
         );
         let (party, package) = outcome.map_err(|abort| blame(abort, &self.others))?;
         let document = self.document(party, &package)?;
-        let hash = confirmation(&self.setup, &document.core);
+        let hash = confirmation(CONFIRMATION, &self.setup, &document.core);
         self.result = Some((document, hash));
         Ok(Turn::send(vec![(Recipient::All, encode(&hash)?)]))
     }
@@ -310,9 +310,8 @@ impl Keygen {
                 index: *index,
                 threshold: *threshold,
                 secret_share: SecretShare::from_scalar(&party.poly_point),
-                public_shares,
+                points: Points::Secp256k1(KeyPoints { public_key, public_shares }),
                 chain_code: *party.chain_code(),
-                public_key,
             },
             engines: EngineParts { dkls23: Some(text) },
         })
@@ -355,39 +354,4 @@ pub(super) fn dealt(received: &Received, own: Zeroizing<Scalar>) -> Result<Zeroi
     }
     fragments.push(*own);
     Ok(fragments)
-}
-
-/// A hash of everything that all parties must have in common.
-pub(super) fn confirmation(setup: &KeygenSetup, core: &CoreShare) -> [u8; 32] {
-    let KeygenSetup { session, cluster, key, threshold, .. } = setup;
-    let mut hash = Sha256::new();
-    let mut add = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_be_bytes());
-        hash.update(bytes);
-    };
-    add(CONFIRMATION);
-    add(&session.0);
-    add(cluster.as_bytes());
-    add(key.as_bytes());
-    add(&[threshold.t(), threshold.n()]);
-    add(&core.public_key.to_compressed());
-    for share in core.public_shares.values() {
-        add(&share.to_compressed());
-    }
-    add(&core.chain_code);
-    hash.finalize().into()
-}
-
-/// Compares the own hash with those that the others have broadcast.
-pub(super) fn confirm(own: [u8; 32], received: &Received) -> Result<(), Abort> {
-    let hashes = received.decode_broadcast::<[u8; 32]>()?;
-    let differ: BTreeSet<SignerIndex> =
-        hashes.into_iter().filter(|(_, hash)| *hash != own).map(|(from, _)| from).collect();
-    if differ.is_empty() {
-        return Ok(());
-    }
-    // All is computed from broadcasts, which came to everybody alike. So it is not the doing of
-    // one who agrees with us.
-    let reason = format!("{} ended with another result", list(&differ));
-    Err(Abort::unattributed(differ, reason))
 }

@@ -44,9 +44,9 @@ use zeroize::Zeroizing;
 use crate::key::derivation_root;
 use crate::rounds;
 use crate::{
-    Abort, Blame, DerivationPath, Engine, EngineId, ForeignShare, KeygenSetup, Machine, PublicKey, Quorum,
-    RenewSetup, SetupError, ShareDocument, ShareError, SignSetup, Signature, SignerIndex, SigningShare,
-    Threshold,
+    Abort, AnySignature, Blame, DerivationPath, Engine, EngineId, ForeignShare, KeygenSetup, Machine,
+    PublicKey, Quorum, RenewSetup, Scheme, SetupError, ShareDocument, ShareError, SignSetup, SignerIndex,
+    SigningShare, Threshold,
 };
 
 /// The engine on the crate `dkls23`.
@@ -146,6 +146,7 @@ struct Share {
 
 impl Share {
     fn open(document: &ShareDocument) -> Result<Self, ShareError> {
+        document.check_scheme(Scheme::EcdsaSecp256k1)?;
         let text = document.engines.dkls23.as_ref().ok_or(ShareError::MissingEngine(EngineId::Dkls23))?;
         let core = &document.core;
         let correlations = Correlations::from_text(text)?;
@@ -154,7 +155,7 @@ impl Share {
             index: core.index,
             threshold: core.threshold,
             secret: core.secret_share.to_scalar()?,
-            public_key: core.public_key,
+            public_key: core.secp256k1()?.public_key,
             chain_code: core.chain_code,
             correlations,
         })
@@ -198,16 +199,9 @@ fn only<T: Clone>(all: &BTreeMap<PartyIndex, T>, with: &BTreeSet<PartyIndex>) ->
 }
 
 impl SigningShare for Share {
-    fn sign(&self, setup: SignSetup) -> Result<Box<dyn Machine<Output = Signature>>, SetupError> {
-        let (quorum, threshold) = (&setup.quorum, self.threshold);
-        if quorum.len() != usize::from(threshold.t()) || !quorum.iter().all(|index| threshold.contains(index))
-        {
-            return Err(SetupError::Quorum { quorum: setup.quorum, threshold });
-        }
-        if !quorum.contains(self.index) {
-            return Err(SetupError::NotInQuorum(self.index));
-        }
-        match self.party(quorum, &setup.path) {
+    fn sign(&self, setup: SignSetup) -> Result<Box<dyn Machine<Output = AnySignature>>, SetupError> {
+        setup.check(self.index, self.threshold)?;
+        match self.party(&setup.quorum, &setup.path) {
             Some(party) => Ok(Box::new(sign::machine(party, self.index, setup)?)),
             None => Err(SetupError::Path(setup.path)),
         }

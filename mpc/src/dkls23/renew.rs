@@ -21,12 +21,13 @@ use zeroize::Zeroizing;
 
 use super::import::{self, Future, Import};
 use super::keygen::deal;
-use crate::abort::list;
+use crate::point::{KeyPoints, check_public_shares};
+use crate::redistribution::Claim;
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
-use crate::share::{CoreShare, SecretShare, check_public_shares, weight_at_zero};
+use crate::share::{CoreShare, SecretShare, weight_at_zero};
 use crate::{
-    Abort, Blame, KeygenSetup, Origin, PublicKey, Quorum, Recipient, RenewSetup, SetupError, ShareDocument,
-    SignerIndex, Threshold,
+    Abort, KeygenSetup, PublicKey, Quorum, Recipient, RenewSetup, Scheme, SetupError, ShareDocument,
+    SignerIndex,
 };
 
 /// The machine of one party.
@@ -34,26 +35,8 @@ pub(super) fn machine(
     setup: RenewSetup,
     held: Option<&ShareDocument>,
 ) -> Result<RoundMachine<Renewal>, SetupError> {
+    setup.check(held, Scheme::EcdsaSecp256k1)?;
     let RenewSetup { session, cluster, key, index, epoch, dealers, threshold } = setup;
-    if dealers.len() < 2 || !dealers.iter().all(|dealer| threshold.contains(dealer)) {
-        return Err(SetupError::Quorum { quorum: dealers, threshold });
-    }
-    if let Some(held) = held {
-        let CoreShare { index: holder, threshold: t_of_n, .. } = held.core;
-        if (&held.cluster, &held.key, held.epoch, holder) != (&cluster, &key, epoch, index) {
-            let reason = format!(
-                "a share of signer {holder} of key {} of cluster {} at epoch {}: expected one of signer {index} of key \
-                 {key} of cluster {cluster} at epoch {epoch}",
-                held.key, held.cluster, held.epoch
-            );
-            return Err(Abort::local(reason).into());
-        }
-        if dealers.len() != usize::from(t_of_n.t()) || !dealers.iter().all(|dealer| t_of_n.contains(dealer)) {
-            return Err(SetupError::Quorum { quorum: dealers, threshold: t_of_n });
-        }
-    } else if dealers.contains(index) {
-        return Err(Abort::local("it has no share to deal").into());
-    }
     let others: BTreeSet<SignerIndex> = threshold.signers().filter(|&other| other != index).collect();
     // The dealers are named to all alike, themselves included: so all agree that there are broadcasts.
     let mut rounds = vec![Round::both(dealers.iter())];
@@ -65,7 +48,7 @@ pub(super) fn machine(
             .filter(|_| dealers.contains(index))
             .map(|held| weighted(&held.core, &dealers))
             .transpose()?,
-        claim: held.map(Claim::of),
+        claim: held.map(|held| Ok::<_, SetupError>(Claim::of(held, held.core.secp256k1()?))).transpose()?,
         dealers,
         own: None,
         import: None,
@@ -79,7 +62,7 @@ pub(super) struct Renewal {
     epoch: u64,
     dealers: Quorum,
     /// What this signer knows of the key, if it held a share.
-    claim: Option<Claim>,
+    claim: Option<Claim<PublicKey>>,
     /// What it deals, if it does.
     weighted: Option<Zeroizing<Scalar>>,
     /// What it has dealt, if it has: to everybody, and to itself.
@@ -88,33 +71,10 @@ pub(super) struct Renewal {
     import: Option<Import>,
 }
 
-/// What a dealer says of the key.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Claim {
-    public_key: PublicKey,
-    chain_code: [u8; 32],
-    origin: Origin,
-    threshold: Threshold,
-    public_shares: BTreeMap<SignerIndex, PublicKey>,
-}
-
-impl Claim {
-    fn of(document: &ShareDocument) -> Self {
-        let CoreShare { threshold, public_shares, chain_code, public_key, .. } = &document.core;
-        Self {
-            public_key: *public_key,
-            chain_code: *chain_code,
-            origin: document.origin,
-            threshold: *threshold,
-            public_shares: public_shares.clone(),
-        }
-    }
-}
-
 /// What a dealer broadcasts.
 #[derive(Serialize, Deserialize)]
 struct Deal {
-    claim: Claim,
+    claim: Claim<PublicKey>,
     /// What it has dealt to each, times the generator.
     public: BTreeMap<SignerIndex, PublicKey>,
 }
@@ -179,7 +139,8 @@ impl Renewal {
             deals.insert(index, deal);
             values.insert(index, value);
         }
-        let claim = self.agree(&deals)?;
+        let claims = deals.iter().map(|(&from, deal)| (from, &deal.claim)).collect();
+        let claim = Claim::agreed(self.claim.as_ref(), &claims, &self.dealers, index)?;
         let mut secret = Zeroizing::new(Scalar::ZERO);
         let mut public_shares: BTreeMap<SignerIndex, ProjectivePoint> = BTreeMap::new();
         for (&from, Deal { public, .. }) in &deals {
@@ -202,44 +163,17 @@ impl Renewal {
                 share.map_err(|_| self.suspect_dealers("the dealt shares of a signer add up to zero"))?;
             Ok((signer, share))
         });
-        let core = CoreShare {
-            index,
-            threshold,
-            secret_share: SecretShare::from_scalar(&secret),
-            public_shares: public_shares.collect::<Result<_, Abort>>()?,
-            chain_code: claim.chain_code,
+        let points = KeyPoints {
             public_key: claim.public_key,
+            public_shares: public_shares.collect::<Result<_, Abort>>()?,
         };
-        core.check().map_err(|error| self.suspect_dealers(error.to_string()))?;
+        let secret = SecretShare::from_scalar(&secret);
+        points
+            .check_share(index, threshold, &secret)
+            .map_err(|error| self.suspect_dealers(error.to_string()))?;
         let epoch = self.epoch.checked_add(1).ok_or_else(|| Abort::local("there is no later epoch"))?;
         let future = Future { epoch, origin: claim.origin, chain_code: Some(claim.chain_code) };
-        Import::new(self.setup.clone(), &core, future)
-    }
-
-    /// What all dealers say of the key, and this signer, too, if it held a share.
-    fn agree(&self, deals: &BTreeMap<SignerIndex, Deal>) -> Result<Claim, Abort> {
-        let index = self.setup.index;
-        let first = deals.values().next().map(|deal| &deal.claim);
-        let claim = self.claim.as_ref().or(first).ok_or_else(|| Abort::local("nothing was dealt"))?;
-        let differ: BTreeSet<SignerIndex> =
-            deals.iter().filter(|(_, deal)| deal.claim != *claim).map(|(&from, _)| from).collect();
-        if !differ.is_empty() {
-            // Who never held a share cannot tell which of them is right.
-            let suspects = match self.claim {
-                Some(_) => differ.clone(),
-                None => self.dealers.others(index).collect(),
-            };
-            let reason = format!("what {} say of the key is something else", list(&differ));
-            // Nobody cheated who was given a wrong file: no proof against anybody.
-            return Err(Abort { blame: Blame::Unattributed { suspects }, reason });
-        }
-        let Claim { public_key, threshold, public_shares, .. } = claim;
-        if self.dealers.len() != usize::from(threshold.t()) {
-            return Err(self.suspect_dealers(format!("{} dealers of a {threshold} key", self.dealers.len())));
-        }
-        check_public_shares(*threshold, public_shares, public_key)
-            .map_err(|error| self.suspect_dealers(error.to_string()))?;
-        Ok(claim.clone())
+        Import::new(self.setup.clone(), &secret, &points, future)
     }
 
     /// That a dealer has dealt its share, and nothing else.
@@ -247,7 +181,7 @@ impl Renewal {
         &self,
         from: SignerIndex,
         public: &BTreeMap<SignerIndex, PublicKey>,
-        claim: &Claim,
+        claim: &Claim<PublicKey>,
     ) -> Result<(), Abort> {
         let dealers: Vec<SignerIndex> = self.dealers.iter().collect();
         let share = claim.public_shares.get(&from).map(|share| ProjectivePoint::from(*share.as_affine()));

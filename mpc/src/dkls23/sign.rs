@@ -12,7 +12,9 @@ use k256::Secp256k1;
 
 use super::{blame, check_parties, party_index, signer_index};
 use crate::rounds::{Protocol, Received, Round, RoundMachine, Turn, encode};
-use crate::{Abort, PublicKey, Recipient, SetupError, SignSetup, Signature, SignerIndex};
+use crate::{
+    Abort, AnySignature, PublicKey, Recipient, Scheme, SetupError, SignSetup, Signature, SignerIndex,
+};
 
 /// The machine of one signer.
 pub(super) fn machine(
@@ -25,22 +27,14 @@ pub(super) fn machine(
     let data = SignData {
         sign_id: setup.session.0.to_vec(),
         counterparties: others.iter().copied().map(party_index).collect(),
-        message_hash: setup.digest,
+        message_hash: *setup.payload.digest(Scheme::EcdsaSecp256k1)?,
     };
     let rounds = vec![
         Round::direct(others.iter().copied()),
         Round::direct(others.iter().copied()),
         Round::broadcast(others.iter().copied()),
     ];
-    let sign = Sign {
-        party,
-        data,
-        public_key,
-        digest: setup.digest,
-        index,
-        others: others.clone(),
-        state: State::Begin,
-    };
+    let sign = Sign { party, data, public_key, index, others: others.clone(), state: State::Begin };
     Ok(RoundMachine::new(sign, index, others, rounds))
 }
 
@@ -48,7 +42,6 @@ pub(super) struct Sign {
     party: Party<Secp256k1>,
     data: SignData,
     public_key: PublicKey,
-    digest: [u8; 32],
     index: SignerIndex,
     others: BTreeSet<SignerIndex>,
     state: State,
@@ -66,7 +59,7 @@ enum State {
 }
 
 impl Protocol for Sign {
-    type Output = Signature;
+    type Output = AnySignature;
 
     fn start(&mut self) -> Result<Vec<(Recipient, Vec<u8>)>, Abort> {
         let (unique, kept, send) = self.party.sign_phase1(&self.data).map_err(|abort| self.blame(abort))?;
@@ -74,7 +67,7 @@ impl Protocol for Sign {
         send.iter().map(|message| direct(message.parties.receiver, message)).collect()
     }
 
-    fn advance(&mut self, round: u8, received: Received) -> Result<Turn<Signature>, Abort> {
+    fn advance(&mut self, round: u8, received: Received) -> Result<Turn<AnySignature>, Abort> {
         match (round, std::mem::replace(&mut self.state, State::Ended)) {
             (1, State::Committed(unique, kept)) => self.multiply(unique, kept, &received),
             (2, State::Multiplied(unique, kept)) => self.contribute(unique, kept, &received),
@@ -90,7 +83,7 @@ impl Sign {
         unique: UniqueKeep1to2<Secp256k1>,
         kept: BTreeMap<PartyIndex, KeepPhase1to2<Secp256k1>>,
         received: &Received,
-    ) -> Result<Turn<Signature>, Abort> {
+    ) -> Result<Turn<AnySignature>, Abort> {
         let messages = received.decode_direct::<TransmitPhase1to2>()?;
         for (&from, message) in &messages {
             check_parties(&message.parties, from, self.index)?;
@@ -109,7 +102,7 @@ impl Sign {
         unique: UniqueKeep2to3<Secp256k1>,
         kept: BTreeMap<PartyIndex, KeepPhase2to3<Secp256k1>>,
         received: &Received,
-    ) -> Result<Turn<Signature>, Abort> {
+    ) -> Result<Turn<AnySignature>, Abort> {
         let messages = received.decode_direct::<TransmitPhase2to3<Secp256k1>>()?;
         for (&from, message) in &messages {
             check_parties(&message.parties, from, self.index)?;
@@ -127,7 +120,7 @@ impl Sign {
         x: &str,
         own: Broadcast3to4<Secp256k1>,
         received: &Received,
-    ) -> Result<Turn<Signature>, Abort> {
+    ) -> Result<Turn<AnySignature>, Abort> {
         let mut parts: Vec<_> = received.decode_broadcast()?.into_values().collect();
         parts.push(own);
         let (s, recid) =
@@ -138,8 +131,10 @@ impl Sign {
             .map_err(|error| Abort::local(format!("a signature in another form: {error}")))?;
         // The crate has verified it too, by code of its own; this check is independent, and it
         // covers the recovery id.
-        signature.verify(&self.public_key, &self.digest).map_err(|error| Abort::local(error.to_string()))?;
-        Ok(Turn::done(signature))
+        signature
+            .verify(&self.public_key, &self.data.message_hash)
+            .map_err(|error| Abort::local(error.to_string()))?;
+        Ok(Turn::done(AnySignature::Ecdsa(signature)))
     }
 
     fn blame(&self, abort: dkls23::protocols::Abort) -> Abort {

@@ -148,7 +148,7 @@ struct Addresses {
 
 impl Addresses {
     fn of(share: &ShareDocument, path: &DerivationPath) -> anyhow::Result<Self> {
-        let derived = share.core.public_key.derive(&share.core.chain_code, path);
+        let derived = share.core.secp256k1()?.public_key.derive(&share.core.chain_code, path);
         let key = derived.ok_or_else(|| Failure::usage(format!("--path: {path} derives no key")))?;
         Ok(Self {
             path: path.clone(),
