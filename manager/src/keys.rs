@@ -4,7 +4,7 @@
 //! on record for good, so that nobody can swap it later, and signatures are checked against it. New shares of it, which
 //! are a later epoch, count once so many signers have them that one at least is honest. Where the configuration tells the public key, no other is ever used, whatever the store has on record.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -95,8 +95,8 @@ impl Keys {
     ) -> Result<Vec<(SignerIndex, Unrecorded)>, StoreError> {
         let mut unrecorded = Vec::new();
         for (&signer, key) in announced {
-            let agreeing = announced.values().filter(|other| *other == key).count();
-            match self.judge(key, agreeing) {
+            let agreeing = announced.iter().filter(|(_, other)| *other == key).map(|(&index, _)| index);
+            match self.judge(key, &agreeing.collect()) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
                     let standing = self.store.pin_key(&record).await?;
@@ -116,7 +116,14 @@ impl Keys {
     }
 
     /// What to put on record for an announcement; `None` when it is there.
-    fn judge(&self, key: &KeyAnnouncement, agreeing: usize) -> Result<Option<KeyRecord>, Unrecorded> {
+    fn judge(
+        &self,
+        key: &KeyAnnouncement,
+        agreeing: &BTreeSet<SignerIndex>,
+    ) -> Result<Option<KeyRecord>, Unrecorded> {
+        let enough = |of: Threshold| {
+            agreeing.iter().filter(|&&signer| of.contains(signer)).count() >= usize::from(of.t())
+        };
         // Every signature is checked as one of ECDSA.
         if key.scheme != Scheme::EcdsaSecp256k1 {
             return Err(Unrecorded::Conflict(format!(
@@ -142,9 +149,9 @@ impl Keys {
             if key.epoch <= known.epoch {
                 return Ok(None);
             }
-            // Who was malicious among the signers before must not end their epoch. Those who may, say what the next one's
-            // threshold is: shares can have been made for more or fewer signers.
-            if agreeing < usize::from(known.threshold.t()) {
+            // Who was malicious among the signers before must not end their epoch, and newcomers cannot. Those who may, say
+            // what the next one's threshold is: shares can have been made for more or fewer signers.
+            if !enough(known.threshold) {
                 return Err(Unrecorded::TooFew);
             }
         } else if key.threshold != self.expected {
@@ -153,7 +160,7 @@ impl Keys {
                 key.threshold, self.expected
             )));
         }
-        if agreeing < usize::from(key.threshold.t()) {
+        if !enough(key.threshold) {
             return Err(Unrecorded::TooFew);
         }
         let KeyAnnouncement { id, epoch, scheme: _, threshold, public_key, chain_code } = key.clone();
@@ -234,6 +241,15 @@ mod tests {
         // Two signed before, three sign with the next.
         keys.consider(&live(2, 2, of(3, 5))).await.unwrap();
         assert_eq!(stands(), Some((1, of(2, 3))));
+        // Those who are new cannot end what they had no part in, nor can one malicious signer with them.
+        for newcomers in [[4, 5, 5], [1, 4, 5]] {
+            for (epoch, threshold) in [(2, of(3, 5)), (99, of(2, 3)), (99, of(2, 5))] {
+                let announced = KeyAnnouncement { epoch, threshold, ..announcement(ours) };
+                let newcomers = newcomers.map(|i| (SignerIndex::new(i).unwrap(), announced.clone()));
+                keys.consider(&newcomers.into()).await.unwrap();
+                assert_eq!(stands(), Some((1, of(2, 3))));
+            }
+        }
         keys.consider(&live(3, 2, of(3, 5))).await.unwrap();
         assert_eq!(stands(), Some((2, of(3, 5))));
         // And back: two would do with the next, but cannot end the epoch of three.

@@ -75,6 +75,9 @@ enum Command {
     Renew(RenewArguments),
     /// Check this signer's share, identity and roster as at its start, and print what share it is.
     Inspect {
+        /// Where this file is there, inspect the share in it instead of that of the configuration.
+        #[arg(long, value_name = "FILE")]
+        existing: Option<PathBuf>,
         /// Fail if the root public key is not this one (hex).
         #[arg(long, value_name = "HEX")]
         expect_public_key: Option<PublicKey>,
@@ -166,8 +169,8 @@ fn main() -> ExitCode {
                 make_key(&config, index, attempt, patience, &report, &protection.protection()).await
             }
             Some(Command::Renew(arguments)) => renew(&config, index, arguments).await,
-            Some(Command::Inspect { expect_public_key, report }) => {
-                inspect(&Config::load(&config)?, index, expect_public_key, &report)
+            Some(Command::Inspect { existing, expect_public_key, report }) => {
+                inspect(&Config::load(&config)?, index, existing.as_deref(), expect_public_key, &report)
             }
             Some(Command::Backup { holders, out, report }) => {
                 back_up(&Config::load(&config)?, index, &holders, &out, &report)
@@ -322,11 +325,17 @@ async fn renew(config: &Path, index: Option<u8>, arguments: RenewArguments) -> a
 fn inspect(
     config: &Config,
     index: Option<u8>,
+    existing: Option<&Path>,
     expected: Option<PublicKey>,
     report: &ReportArguments,
 ) -> anyhow::Result<()> {
     let index = the_one(config, index)?;
-    let share = load_shares(config, Some(index.get()))?.pop().context("a share for each signer")?;
+    let files = config.key_files();
+    let file = match existing.map(if_there).transpose()?.flatten() {
+        Some(file) => file,
+        None => files.get(&index).context("a file for each signer")?,
+    };
+    let share = load_share(config, index, file)?;
     let identity = load_identities(config, Some(index.get()))?.remove(&index);
     let identity = identity.context("an identity for each share")?;
     // What a signer does with them when it starts.
@@ -410,17 +419,22 @@ fn load_identities(config: &Config, index: Option<u8>) -> anyhow::Result<BTreeMa
         .collect()
 }
 
+/// The share in a signer's file.
+fn load_share(config: &Config, index: SignerIndex, file: &Path) -> anyhow::Result<ShareDocument> {
+    let threshold = Threshold::new(config.threshold, config.total_parties)?;
+    let expected = share_file::Expected { cluster: &config.cluster, key: &config.key, index, threshold };
+    share_file::load(file, &expected, config.age_identity_file.as_deref())
+        .context("no share to sign with (`tssctl keygen` makes a new key)")
+}
+
 /// The share of one signer, or of all; all of one key.
 fn load_shares(config: &Config, index: Option<u8>) -> anyhow::Result<Vec<ShareDocument>> {
-    let threshold = Threshold::new(config.threshold, config.total_parties)?;
     let wanted = wanted(config, index)?;
     let files = config.key_files();
     let mut shares: Vec<ShareDocument> = Vec::with_capacity(wanted.len());
     for index in wanted {
         let file = files.get(&index).context("a file for each signer")?;
-        let expected = share_file::Expected { cluster: &config.cluster, key: &config.key, index, threshold };
-        let share = share_file::load(file, &expected, config.age_identity_file.as_deref())
-            .context("no share to sign with (`tssctl keygen` makes a new key)")?;
+        let share = load_share(config, index, file)?;
         if let Some(first) = shares.first() {
             // Epochs may differ: where a refresh was settled by some of them, the others will follow.
             anyhow::ensure!(

@@ -134,6 +134,14 @@ fn a_signer_tells_which_share_it_holds_if_it_could_start_with_it() {
         commitments.push(told.commitment);
     }
     assert!(commitments.iter().all(|commitment| *commitment == commitments[0]));
+    // What is there already counts, instead of what was just made; it may be anybody's.
+    let existing = |file: &str| inspect("1", &["--existing", file]);
+    assert_eq!(answer(&existing("none")), answer(&inspect("1", &[])));
+    assert_eq!(answer(&existing("signer1.store")), answer(&inspect("1", &[])));
+    let refused = refusal(&existing("signer2.store"));
+    assert!(refused.contains("signer2.store: it holds a share of signer 2: expected 1"), "{refused}");
+    let refused = refusal(&existing("roster.toml"));
+    assert!(refused.contains("roster.toml"), "{refused}");
     // It looks, and does nothing else.
     assert!(!folder.join("tss-data").exists());
 

@@ -33,7 +33,9 @@ pub(crate) fn equivocate(
         let Passed { to, body, after } = message;
         let told = match Header::peek(&body) {
             Ok(header)
-                if to == Address::Rounds(victim) && header.from == end.index() && header.to.is_none() =>
+                if [Address::Rounds(victim), Address::Ceremonies(victim)].contains(&to)
+                    && header.from == end.index()
+                    && header.to.is_none() =>
             {
                 let letter = end.reader().read(&body).unwrap();
                 let mut said = end.open(&letter).unwrap();

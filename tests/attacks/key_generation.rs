@@ -218,7 +218,7 @@ async fn key_generation_ends_well_though_a_broker_repeats_and_reorders_and_one_c
     ceremony.bus.tamper(|message| match message.to {
         // More often than the messages that one signer may have in a session: so do joins come again and
         // again to those who wait long for another.
-        Address::Rounds(_) => (0..20)
+        Address::Ceremonies(_) => (0..20)
             .map(|number| Passed { after: Duration::from_millis(number % 3), ..message.clone() })
             .collect(),
         _ => vec![message],

@@ -185,7 +185,7 @@ impl<S: Suite> Renewal<S> {
                 *public = *public + value_in_exponent::<S>(signer, &commitments);
             }
         }
-        // Only the dealers together can have arranged that one of them is the identity.
+        // A dealer that spoke last can have made its own the identity. Which one that was cannot be told.
         let public_shares = public_sums.iter().map(|(&signer, sum)| {
             let share = point::<S>(sum);
             let zero = || self.suspect_dealers("the dealt shares of a signer add up to zero");

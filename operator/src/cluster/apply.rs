@@ -1,5 +1,6 @@
 //! Step 4: makes what is there what there should be, by server-side apply. What is as it should be is not
-//! written; what there should not be is deleted. Never a share, an identity, a volume, or a key's record.
+//! written; what there should not be is deleted. Never a share, an identity, a volume, or a
+//! key's record that is less than two epochs old.
 
 use std::collections::BTreeSet;
 

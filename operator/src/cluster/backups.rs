@@ -24,6 +24,7 @@ struct Header {
     epoch: i64,
     signer: u8,
     public_key: String,
+    holders: usize,
 }
 
 /// What is to be done for the backups of the key on record; `done` is what else is so.
@@ -36,9 +37,11 @@ pub(super) fn next(
 ) -> Step {
     let Some(wanted) = &cluster.spec.backup else { return done };
     let digits = names::backups(&wanted.holders, &record.commitment);
-    let told = observed.object.status.as_ref().and_then(|status| status.backups.clone());
-    let Some(told) = told.filter(|told| told.name == digits) else {
-        let tries = KeyGeneration { attempt: 1, ..KeyGeneration::default() };
+    let before = observed.object.status.as_ref().and_then(|status| status.backups.clone());
+    // Jobs that made them for other holders are no Jobs of these.
+    let attempt = before.as_ref().map_or(1, |before| before.tries.attempt.saturating_add(1));
+    let Some(told) = before.filter(|told| told.name == digits) else {
+        let tries = KeyGeneration { attempt, ..KeyGeneration::default() };
         let begun = Backups { name: digits, epoch: record.epoch, secrets: Vec::new(), made_at: None, tries };
         return Step { write: Some(Write::Backups(Box::new(begun))), ..done };
     };
@@ -53,6 +56,7 @@ pub(super) fn next(
         return step(Verdict::yes("BackupsMade", message), Vec::new());
     }
     if let Some((wait, message)) = jobs::pause(&told.tries, now) {
+        let wait = done.wait.map_or(wait, |other| other.min(wait));
         return Step { wait: Some(wait), ..step(Verdict::no("BackupFailed", message), Vec::new()) };
     }
     let stage = Stage {
@@ -63,7 +67,7 @@ pub(super) fn next(
         threshold: record.threshold(),
         roster: record.roster.clone(),
     };
-    let name = |index| names::backup(&cluster.name, index, record.epoch, &digits);
+    let name = |index| names::backup(&cluster.name, index, record.epoch, &digits, told.tries.attempt);
     let holders: Vec<String> = wanted.holders.iter().map(|recipients| recipients.join(",")).collect();
     let shares = stage.signers().zip(&record.shares).map(|(_, secrets)| secrets.share.clone());
     let shares: Vec<String> = shares.collect();
@@ -74,7 +78,8 @@ pub(super) fn next(
     });
     let failed = stage.failure(&plans).or_else(|| {
         let reports = stage.reports(&plans)?;
-        reports.into_iter().find_map(|(index, report)| check(cluster, record, index, report).err())
+        let of = wanted.holders.len();
+        reports.into_iter().find_map(|(index, report)| check(cluster, record, of, index, report).err())
     });
     if let Some(why) = failed {
         let tries = jobs::after_failure(&told.tries, &why, now);
@@ -92,7 +97,13 @@ pub(super) fn next(
 }
 
 /// That a backup is of a signer's share of the key on record.
-fn check(cluster: &Cluster, record: &KeyRecord, index: u8, report: &str) -> Result<(), String> {
+fn check(
+    cluster: &Cluster,
+    record: &KeyRecord,
+    holders: usize,
+    index: u8,
+    report: &str,
+) -> Result<(), String> {
     let made: Header = serde_json::from_str(report)
         .map_err(|error| format!("signer {index} reported no backup: {error}"))?;
     let expected = Header {
@@ -100,6 +111,7 @@ fn check(cluster: &Cluster, record: &KeyRecord, index: u8, report: &str) -> Resu
         epoch: record.epoch,
         signer: index,
         public_key: record.public_key.clone(),
+        holders,
     };
     if made == expected {
         Ok(())
@@ -162,7 +174,7 @@ mod tests {
         let task = |index: u8| Task::Backup {
             share: record().shares[usize::from(index) - 1].share.clone(),
             holders: vec!["age1a,age1b".into(), "age1c".into()],
-            kept: format!("demo-backup-{index}-e1-{name}"),
+            kept: format!("demo-backup-{index}-e1-{name}-1"),
         };
         assert_eq!(tasks, [1, 2, 3].map(|index| (index, task(index))));
         assert_eq!(verdict(&there).0, "MakingBackups");
@@ -171,7 +183,7 @@ mod tests {
         assert_eq!((there.pass(NOW).write, told(&there).secrets.len()), (None, 0));
         let mut there = there.with_jobs(&plans[2..], report);
         there.pass(NOW);
-        let secrets = [1, 2, 3].map(|index| format!("demo-backup-{index}-e1-{name}"));
+        let secrets = [1, 2, 3].map(|index| format!("demo-backup-{index}-e1-{name}-1"));
         assert_eq!((told(&there).secrets.as_slice(), told(&there).made_at), (&secrets[..], Some(Time(NOW))));
         let step = there.pass(NOW);
         assert_eq!((step.jobs, step.write, verdict(&there).0.as_str()), (Vec::new(), None, "BackupsMade"));
@@ -179,6 +191,10 @@ mod tests {
         there.object.spec.backup = backup(&[&["age1a"], &["age1c"]]);
         assert!(matches!(there.pass(NOW).write, Some(Write::Backups(_))));
         assert!(told(&there).name != name && told(&there).secrets.is_empty());
+        // What the Jobs for the holders before have made, or are about to, is not taken for theirs.
+        let jobs = there.pass(NOW).jobs;
+        assert!(jobs.iter().all(|plan| plan.attempt == "6f1b5-1-2"), "{jobs:?}");
+        assert_eq!(told(&there).secrets.len(), 0);
         there.object.spec.backup = None;
         there.pass(NOW);
         let status = there.object.status.unwrap();
@@ -189,11 +205,16 @@ mod tests {
     #[test]
     fn a_backup_that_fails_or_is_of_something_else_is_told_and_tried_again_while_the_key_signs() {
         type Ends = fn(u8) -> Option<Result<Value, &'static str>>;
-        let failed: [(&str, Ends); 3] = [
+        let failed: [(&str, Ends); 4] = [
             ("error: age1a is no recipient", |_| Some(Err("error: age1a is no recipient"))),
             ("signer 2 reported", |index| {
                 let mut report = report(index);
                 report["epoch"] = json!(if index == 2 { 7 } else { 1 });
+                Some(Ok(report))
+            }),
+            ("signer 3 reported", |index| {
+                let mut report = report(index);
+                report["holders"] = json!(if index == 3 { 1 } else { 2 });
                 Some(Ok(report))
             }),
             ("signer 1 reported no backup", |_| Some(Ok(json!({})))),

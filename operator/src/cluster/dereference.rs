@@ -181,7 +181,6 @@ fn records(object: &TssCluster, live: &[Live]) -> Records {
     let maps = live.iter().filter(|live| live.kind == "ConfigMap" && names::is_key(&name, &live.name));
     let status = object.status.as_ref();
     let known = status.and_then(|status| status.epoch);
-    let said = status.and_then(|status| status.commitment.as_ref());
     let mut unreadable = None;
     let mut records: BTreeMap<i64, (KeyRecord, Option<Timestamp>, &str)> = BTreeMap::new();
     for (live, map) in maps.filter_map(|live| Some((live, read::<ConfigMap>(&live.body)?))) {
@@ -196,11 +195,9 @@ fn records(object: &TssCluster, live: &[Live]) -> Records {
                 );
                 unreadable.get_or_insert(problem);
             }
-            Ok(record)
-                if known == Some(record.epoch) && said.is_some_and(|said| *said != record.commitment) =>
-            {
+            Ok(record) if status.is_some_and(|status| record.contradicts(status)) => {
                 let problem = format!(
-                    "ConfigMap {}: it is of other shares of epoch {} than the status: delete it; the right one is written again",
+                    "ConfigMap {}: it is of another key, or of other shares of epoch {}, than the status: delete it; the right one is written again",
                     live.name, record.epoch
                 );
                 unreadable.get_or_insert(problem);
@@ -218,9 +215,10 @@ fn records(object: &TssCluster, live: &[Live]) -> Records {
         }
     }
     let decided = status.and_then(|status| status.renewal.as_ref()).and_then(|renewal| {
-        let record = &records.get(&renewal.epoch)?.0;
+        let (record, before) = (&records.get(&renewal.epoch)?.0, &records.get(&known?)?.0);
         let is_next = known.and_then(|epoch| epoch.checked_add(1)) == Some(renewal.epoch);
-        (is_next && renewal.tries.decided.as_ref() == Some(&record.commitment)).then_some(renewal.epoch)
+        let expected = before.renewed(&name, renewal);
+        (is_next && expected.as_ref() == Some(record)).then_some(renewal.epoch)
     });
     let mut all = records.values();
     // Else whoever can make a ConfigMap could give a cluster that is applied again another key.
@@ -455,6 +453,10 @@ mod tests {
         }
         status.renewal = decided.map(|record| Renewal {
             epoch: record.epoch,
+            threshold: record.threshold.into(),
+            signers: record.signers.into(),
+            roster: Some(record.roster.clone()),
+            kept: true,
             tries: KeyGeneration { decided: Some(record.commitment.clone()), ..KeyGeneration::default() },
             ..Renewal::default()
         });
@@ -491,7 +493,7 @@ mod tests {
         let other = later(2, &"99".repeat(32), 2, 3);
         let known = knowing(Some(&second()), None);
         let problem = in_force(&known, &[map(&record()), map(&other)]).unwrap_err();
-        assert!(problem.contains("ConfigMap demo-key-e2: it is of other shares of epoch 2"), "{problem}");
+        assert!(problem.contains("or of other shares of epoch 2, than"), "{problem}");
         // Whatever its name, where it is not known.
         for live in [
             [map_of(&other, 0, Some("demo-key")), map(&second())],
@@ -513,10 +515,28 @@ mod tests {
         let deciding = knowing(Some(&record()), Some(&second()));
         assert_eq!(in_force(&deciding, &[map(&record())]), Ok(1));
         assert_eq!(in_force(&deciding, &[map(&record()), map(&second())]), Ok(2));
-        // Even when the one before is gone.
-        assert_eq!(in_force(&deciding, &[map(&second())]), Ok(2));
-        let other = later(2, &"99".repeat(32), 2, 3);
-        assert_eq!(in_force(&deciding, &[map(&record()), map(&other)]), Ok(1));
+        // The one before is written again first.
+        assert!(records(&deciding, &[map(&second())]).in_force.is_none());
+        // Not before all have kept their shares.
+        let mut keeping = deciding.clone();
+        keeping.status.as_mut().unwrap().renewal.as_mut().unwrap().kept = false;
+        assert_eq!(in_force(&keeping, &[map(&record()), map(&second())]), Ok(1));
+        // Nor one that says anything else, though it is of the shares that were decided.
+        let commitment = &second().commitment;
+        let mut changed =
+            vec![later(2, &"99".repeat(32), 2, 3), later(2, commitment, 3, 3), later(2, commitment, 2, 4)];
+        for (field, value) in [
+            ("publicKey", json!(OTHER)),
+            ("roster", json!("demo-roster-planted")),
+            ("addresses", json!({"path": "0/1/2", "publicKey": OTHER, "ethereum": "0x0", "bitcoin": "bc1"})),
+        ] {
+            let mut other = serde_json::to_value(second()).unwrap();
+            other[field] = value;
+            changed.push(serde_json::from_value(other).unwrap());
+        }
+        for other in changed {
+            assert_eq!(in_force(&deciding, &[map(&record()), map(&other)]), Ok(1), "{other:?}");
+        }
         // Not one that does not follow.
         let deciding = knowing(Some(&record()), Some(&third()));
         assert_eq!(in_force(&deciding, &[map(&record()), map(&third())]), Ok(1));

@@ -16,11 +16,11 @@ use super::build::Object;
 use super::dereference::{Live, observe};
 use super::jobs::{JobPlan, ShareReport};
 use super::keygen::{self, Step, Write};
-use super::record::{KeyRecord, ShareSecrets, kept};
+use super::record::{KeyRecord, kept};
 use super::status;
 use super::validate::{Cluster, validate};
 use crate::context::Options;
-use crate::crd::{KeyGeneration, TssCluster, TssClusterStatus};
+use crate::crd::{KeyGeneration, Renewal, TssCluster, TssClusterStatus};
 
 pub(super) const CLUSTER: &str = "
 apiVersion: tss.network/v1alpha1
@@ -104,13 +104,16 @@ pub(super) fn record() -> KeyRecord {
 
 /// The record of a later epoch of the same key.
 pub(super) fn later(epoch: i64, commitment: &str, threshold: u8, signers: u8) -> KeyRecord {
-    let (cluster, mut told) = (cluster(), share(1));
-    told["epoch"] = json!(epoch);
-    told["commitment"] = json!(commitment);
-    told["threshold"] = json!(threshold);
-    told["signers"] = json!(signers);
-    let kept = (1..=signers).map(|index| ShareSecrets::renewed(&cluster, index, epoch, commitment));
-    record().renewed(&serde_json::from_value(told).unwrap(), "demo-roster-0123456789".into(), kept.collect())
+    let renewal = Renewal {
+        epoch,
+        threshold: threshold.into(),
+        signers: signers.into(),
+        roster: Some("demo-roster-0123456789".into()),
+        kept: true,
+        tries: KeyGeneration { decided: Some(commitment.into()), ..KeyGeneration::default() },
+        ..Renewal::default()
+    };
+    record().renewed("demo", &renewal).unwrap()
 }
 
 pub(super) fn signer_pod(index: u8, ready: bool, node: &str) -> Pod {

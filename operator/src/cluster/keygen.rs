@@ -111,7 +111,7 @@ pub fn next(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Step {
         return Step { wait: Some(wait), ..step };
     }
     let source = cluster.spec.key_source.kind;
-    let has_roster = observed.roster(&roster_name(cluster)).is_some();
+    let has_roster = observed.find("ConfigMap", &roster_name(cluster)).is_some();
     let try_of = Try { stage: stage(cluster, observed, &progress), now };
     match source {
         KeySourceKind::ExistingSecrets => try_of.inspect(),
@@ -150,7 +150,9 @@ fn with_key(cluster: &Cluster, observed: &Observed, record: &KeyRecord, now: Tim
         wait: None,
         frozen: false,
     };
-    if cluster.spec.key_source.kind == KeySourceKind::Generate && observed.roster(&record.roster).is_none() {
+    if cluster.spec.key_source.kind == KeySourceKind::Generate
+        && observed.find("ConfigMap", &record.roster).is_none()
+    {
         // Somebody deleted the roster. The identities are where they were, and tell it again.
         let tries = KeyGeneration::default();
         let stage = Stage {
@@ -163,8 +165,9 @@ fn with_key(cluster: &Cluster, observed: &Observed, record: &KeyRecord, now: Tim
         return Step { write, jobs, ..done };
     }
     let step = renewal::next(cluster, observed, record, now, done);
-    // Shares that are about to be others need none.
-    let at_rest = step.write.is_none() && step.renewal.is_none();
+    // Not while Jobs make new shares, or keep them.
+    let decided = step.renewal.as_ref().is_some_and(|renewal| renewal.tries.decided.is_some());
+    let at_rest = step.write.is_none() && step.jobs.is_empty() && !decided;
     if at_rest { backups::next(cluster, observed, record, now, step) } else { step }
 }
 

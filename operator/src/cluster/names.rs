@@ -91,9 +91,9 @@ pub fn backups(holders: &[Vec<String>], commitment: &str) -> String {
     digits("tss.network/backups-name/v1", &fields)
 }
 
-/// The Secret with a backup of a signer's share. Never deleted by the operator.
-pub fn backup(cluster: &str, index: u8, epoch: i64, backups: &str) -> String {
-    format!("{cluster}-backup-{index}-e{epoch}-{backups}")
+/// The Secret with a backup of a signer's share, made in this try. Never deleted by the operator.
+pub fn backup(cluster: &str, index: u8, epoch: i64, backups: &str, attempt: i32) -> String {
+    format!("{cluster}-backup-{index}-e{epoch}-{backups}-{attempt}")
 }
 
 fn digits(domain: &str, fields: &[&[u8]]) -> String {

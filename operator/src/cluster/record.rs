@@ -11,7 +11,7 @@ use tss_mpc::Threshold;
 use super::jobs::ShareReport;
 use super::names;
 use super::validate::Cluster;
-use crate::crd::{Addresses, KeySourceKind, TssClusterStatus};
+use crate::crd::{Addresses, KeySourceKind, Renewal, TssClusterStatus};
 
 /// The version of the record that this code writes and reads.
 const VERSION: u32 = 1;
@@ -103,17 +103,42 @@ impl KeyRecord {
         }
     }
 
-    /// The record of the same key's next epoch, which all its signers reported and keep.
-    pub fn renewed(&self, report: &ShareReport, roster: String, shares: Vec<ShareSecrets>) -> Self {
-        Self {
-            threshold: report.threshold,
-            signers: report.signers,
-            epoch: report.epoch,
-            commitment: report.commitment.clone(),
-            roster,
-            shares,
+    /// The record of the same key's next epoch, which all its signers have come to and keep. Nothing of it is anybody's to
+    /// say but the status'. `None` when that is not all there.
+    pub fn renewed(&self, cluster: &str, renewal: &Renewal) -> Option<Self> {
+        let (threshold, signers) =
+            (u8::try_from(renewal.threshold).ok()?, u8::try_from(renewal.signers).ok()?);
+        Threshold::new(threshold, signers).ok()?;
+        let commitment = renewal.tries.decided.clone().filter(|_| renewal.kept)?;
+        let shares = (1..=signers).map(|index| ShareSecrets {
+            identity: match self.shares.get(usize::from(index).saturating_sub(1)) {
+                Some(before) => before.identity.clone(),
+                None => names::identity(cluster, index),
+            },
+            share: names::later_share(cluster, index, renewal.epoch, &commitment),
+        });
+        Some(Self {
+            threshold,
+            signers,
+            epoch: renewal.epoch,
+            roster: renewal.roster.clone()?,
+            shares: shares.collect(),
+            commitment,
             ..self.clone()
+        })
+    }
+
+    /// Whether the status of the TssCluster knows this epoch as something else.
+    pub fn contradicts(&self, status: &TssClusterStatus) -> bool {
+        fn differs<T: PartialEq>(known: &Option<T>, recorded: &T) -> bool {
+            known.as_ref().is_some_and(|known| known != recorded)
         }
+        status.epoch == Some(self.epoch)
+            && (differs(&status.commitment, &self.commitment)
+                || differs(&status.public_key, &self.public_key)
+                || differs(&status.addresses, &self.addresses)
+                || differs(&status.roster, &self.roster)
+                || differs(&status.threshold, &self.threshold().to_string()))
     }
 
     /// The record of a key that a TssCluster had before the record was lost.

@@ -21,7 +21,7 @@ use super::dereference::Observed;
 use super::jobs::{self, JobPlan, JobState, ShareReport, Stage, Task, Together};
 use super::keygen::{LEAVING, Step, Write};
 use super::names;
-use super::record::{KeyRecord, ShareSecrets};
+use super::record::KeyRecord;
 use super::validate::Cluster;
 use crate::condition::Verdict;
 use crate::crd::{KeyGeneration, KeySourceKind, Renewal};
@@ -96,10 +96,10 @@ pub(super) fn next(
     Try { stage, record, renewal: &renewal, now, done }.next()
 }
 
-/// A Job of a first try for this epoch whose Pod has not ended.
+/// A Job of an earlier try for this epoch whose Pod has not ended.
 fn left_over<'a>(cluster: &Cluster, observed: &'a Observed, epoch: i64) -> Option<&'a str> {
-    let first = format!("-{}-{epoch}-1", jobs::object_name(cluster));
-    observed.running.iter().map(String::as_str).find(|job| job.ends_with(&first))
+    let of_epoch = format!("-{}-{epoch}-", jobs::object_name(cluster));
+    observed.running.iter().map(String::as_str).find(|job| job.contains(&of_epoch))
 }
 
 /// The epoch in force, as far as the status knows it.
@@ -143,6 +143,7 @@ impl Try<'_> {
             }
             (None, _) => self.prepare(),
             (Some(_), None) => self.renew(),
+            (Some(_), Some(_)) if self.renewal.kept => self.conclude(),
             (Some(_), Some(commitment)) => self.keep(&commitment),
         }
     }
@@ -177,7 +178,7 @@ impl Try<'_> {
         let tries = jobs::after_failure(&self.renewal.tries, why, self.now);
         let why = tries.last_failure.clone().unwrap_or_default();
         let Renewal { epoch, threshold, signers, .. } = *self.renewal;
-        let renewal = Renewal { epoch, threshold, signers, tries, holders: Vec::new(), roster: None };
+        let renewal = Renewal { epoch, threshold, signers, tries, ..Renewal::default() };
         let step = self.step(Vec::new(), "RenewalFailed", why);
         Step { write: Some(Write::Renewal(Box::new(renewal))), ..step }
     }
@@ -232,8 +233,8 @@ impl Try<'_> {
             }
             Some(Ok(text)) => {
                 let name = names::later_roster(&cluster.name, &text);
-                match observed.roster(&name) {
-                    Some(there) if there == text => name,
+                match observed.find("ConfigMap", &name) {
+                    Some(_) if observed.roster(&name) == Some(&text) => name,
                     Some(_) => {
                         return self.fail(&format!(
                             "ConfigMap {name} holds another roster than the signers' identities: delete it"
@@ -316,19 +317,29 @@ impl Try<'_> {
         Ok(())
     }
 
+    /// All have their shares for good.
+    fn conclude(self) -> Step {
+        if let Some(message) = self.in_the_way() {
+            return self.step(Vec::new(), "RecordInTheWay", message);
+        }
+        match self.record.renewed(&self.stage.cluster.name, self.renewal) {
+            Some(record) => Step { write: Some(Write::Record(Box::new(record))), ..self.done },
+            None => {
+                let message = format!("status.renewal: expected what was decided, not {:?}", self.renewal);
+                self.step(Vec::new(), "StatusUnreadable", message)
+            }
+        }
+    }
+
     fn keep(self, commitment: &str) -> Step {
         let Stage { cluster, .. } = self.stage;
         let made = self.renewals();
-        let kept: Vec<ShareSecrets> = self
-            .stage
-            .signers()
-            .map(|index| ShareSecrets::renewed(cluster, index, self.renewal.epoch, commitment))
-            .collect();
+        let kept = |index| names::later_share(&cluster.name, index, self.renewal.epoch, commitment);
         let plans = self.stage.plans(self.stage.signers(), |index| {
             let place = usize::from(index) - 1;
             Task::Keep {
                 made: made[place].name(&cluster.name),
-                kept: kept[place].share.clone(),
+                kept: kept(index),
                 public_key: self.record.public_key.clone(),
             }
         });
@@ -337,13 +348,9 @@ impl Try<'_> {
             Together::Done(report) if report.commitment != commitment => {
                 self.fail("the shares that were kept are not those that were made")
             }
-            Together::Done(_) if self.in_the_way().is_some() => {
-                let message = self.in_the_way().unwrap_or_default();
-                self.step([made, plans].concat(), "RecordInTheWay", message)
-            }
-            Together::Done(report) => {
-                let record = self.record.renewed(&report, self.stage.roster.clone(), kept);
-                Step { write: Some(Write::Record(Box::new(record))), ..self.done }
+            Together::Done(_) => {
+                let renewal = Renewal { kept: true, ..self.renewal.clone() };
+                self.writing(renewal)
             }
             Together::Working | Together::Blocked(_) => {
                 let jobs = [made, plans.clone()].concat();
@@ -366,7 +373,7 @@ mod tests {
     use crate::cluster::fixtures::{
         CLUSTER, KEY, OTHER, There, cluster, identity, later, live, object, record, share,
     };
-    use crate::cluster::record::kept;
+    use crate::cluster::record::{ShareSecrets, kept};
     use crate::crd::Refresh;
 
     /// What all shares of the second and the third epoch have in common.
@@ -540,7 +547,7 @@ mod tests {
         let sunday = time("2026-01-04T03:00:00Z");
         assert_eq!(there.at(time("2026-01-04T02:59:59Z")).write, None);
         there.pass(sunday);
-        let Renewal { epoch, threshold, signers, holders, roster, tries } = begun(&there);
+        let Renewal { epoch, threshold, signers, holders, roster, tries, .. } = begun(&there);
         assert_eq!((epoch, threshold, signers, tries.attempt), (2, 2, 3, 1));
         assert_eq!((holders.len(), roster), (0, None));
         // However many times have passed, and none after they were made.
@@ -606,7 +613,7 @@ mod tests {
         assert!(begun(&there).roster.is_some());
         want(&mut there, 3, 4);
         there.pass(now());
-        let Renewal { epoch, threshold, signers, holders, roster, tries } = begun(&there);
+        let Renewal { epoch, threshold, signers, holders, roster, tries, .. } = begun(&there);
         assert_eq!((epoch, threshold, signers, tries.attempt), (2, 3, 4, 2));
         assert_eq!((holders.len(), roster), (0, None));
         let step = there.at(now());
@@ -625,6 +632,9 @@ mod tests {
         let step = settle(&mut there, now());
         assert_eq!(tasks(&step.jobs).iter().filter(|(task, _)| *task == "keep").count(), 5);
         let mut there = run(there, now(), well);
+        // That all are kept is written down before the record, which would not count else.
+        let step = there.pass(now());
+        assert!(matches!(&step.write, Some(Write::Renewal(renewal)) if renewal.kept), "{step:?}");
         let step = there.pass(now());
         assert!(matches!(step.write, Some(Write::Record(_))), "{step:?}");
         // The next one begins when the status says that this one is in force: else the record would not count any more.
@@ -952,11 +962,11 @@ mod tests {
         let step = settle(&mut early, now());
         assert_eq!((reason(&step), step.jobs.len(), step.key.clone()), ("RecordInTheWay", 0, Some(record())));
         assert!(message(&step).contains("ConfigMap demo-key-e2 is there already"), "{}", message(&step));
-        // When it appears later, what is made stays, for when it is out of the way.
+        // When it appears later, what is kept stays, for when it is out of the way.
         let late = with_record(after(refreshing(), 2), &planted, now());
         let mut there = run(late, now(), well);
         let step = settle(&mut there, now());
-        assert_eq!((reason(&step), step.jobs.len(), step.key), ("RecordInTheWay", 6, Some(record())));
+        assert_eq!((reason(&step), step.jobs.len(), step.key), ("RecordInTheWay", 0, Some(record())));
         there.live.retain(|live| live.name != "demo-key-e2");
         assert_eq!(settle(&mut there, now()).key.unwrap().commitment, SECOND);
     }

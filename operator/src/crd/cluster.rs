@@ -586,6 +586,9 @@ pub struct Renewal {
     /// The ConfigMap with the roster of those who get one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roster: Option<String>,
+    /// Whether all of them are kept: the record follows, and nothing but that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// Its tries.
     #[serde(flatten)]
     pub tries: KeyGeneration,

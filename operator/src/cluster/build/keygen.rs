@@ -99,10 +99,9 @@ fn job(cluster: &Cluster, options: &Options, plan: &JobPlan) -> Job {
                 Task::Generate | Task::Renew { .. } => 0,
                 // Whether it is there is the question.
                 Task::Inspect { awaited: false, .. } => 0,
-                Task::Identity
-                | Task::Keep { .. }
-                | Task::Backup { .. }
-                | Task::Inspect { awaited: true, .. } => RETRIES,
+                // Nobody can tell whether what is there was made by an earlier run: the next try takes another name.
+                Task::Backup { .. } => 0,
+                Task::Identity | Task::Keep { .. } | Task::Inspect { awaited: true, .. } => RETRIES,
             }),
             active_deadline_seconds: Some(DEADLINE),
             template: PodTemplateSpec {
@@ -124,9 +123,7 @@ fn pod_of(cluster: &Cluster, options: &Options, plan: &JobPlan) -> PodSpec {
     let index = plan.index.to_string();
     let mut arguments = vec![made.command, "--index", &index, "--report", REPORT];
     arguments.extend(made.arguments.iter().map(String::as_str));
-    let mut variables = config_env();
-    variables.push(env("TSS_THRESHOLD", plan.threshold.t().to_string()));
-    variables.push(env("TSS_TOTAL_PARTIES", plan.threshold.n().to_string()));
+    let mut variables = config_env(plan.threshold);
     variables.push(env(&format!("TSS_SIGNER{index}_KEY_FILE"), made.share));
     variables.push(env(&format!("TSS_SIGNER{index}_IDENTITY_FILE"), made.identity));
     let maker = Container {
@@ -271,10 +268,11 @@ impl Made {
                 let share = mount("share", SHARE);
                 Self {
                     command: "inspect",
-                    arguments: words(&["--expect-public-key", public_key]),
+                    // What is there already is what counts: who has put it there is not known.
+                    arguments: words(&["--expect-public-key", public_key, "--existing", &stored]),
                     share: format!("{SHARE}/share"),
                     identity: format!("{IDENTITY}/identity"),
-                    mounts: [config, mounts.to_vec(), vec![share.clone()]].concat(),
+                    mounts: [config, mounts.to_vec(), vec![share.clone(), mount("stored", STORED)]].concat(),
                     store: words(&[&store[..], &labelled].concat()),
                     store_mounts: vec![share, mount("stored", STORED)],
                     volumes: [
@@ -291,8 +289,8 @@ impl Made {
                 let (mounts, volumes) = known();
                 let out = work("backup");
                 let holders = holders.iter().flat_map(|holder| ["--holder", holder.as_str()]);
-                let (stored, entry) = (format!("{STORED}/backup"), format!("backup={out}"));
-                let store = ["store", "--secret", kept, "--entry", &entry, "--unless", &stored];
+                let entry = format!("backup={out}");
+                let store = ["store", "--secret", kept, "--entry", &entry];
                 Self {
                     command: "backup",
                     arguments: words(&holders.chain(["--out", &out]).collect::<Vec<_>>()),
@@ -300,15 +298,9 @@ impl Made {
                     identity: format!("{IDENTITY}/identity"),
                     mounts: [config, mounts.to_vec(), vec![mount("share", SHARE)]].concat(),
                     store: words(&[&store[..], &labelled].concat()),
-                    store_mounts: vec![mount("stored", STORED)],
-                    volumes: [
-                        volumes.to_vec(),
-                        vec![
-                            secret_volume("share", share, &["share"], false),
-                            secret_volume("stored", kept, &["backup"], true),
-                        ],
-                    ]
-                    .concat(),
+                    store_mounts: Vec::new(),
+                    volumes: [volumes.to_vec(), vec![secret_volume("share", share, &["share"], false)]]
+                        .concat(),
                 }
             }
             Task::Inspect { share, awaited } => {

@@ -95,7 +95,7 @@ fn deployment(
         volumes.push(secret_volume("tls", &tls.secret_name, &["tls.crt", "tls.key"], false));
     }
     let manager = Container {
-        env: Some(config_env()),
+        env: Some(config_env(cluster.threshold)),
         ports: Some(
             [(wanted.scheme().as_str(), MANAGER_PORT), (METRICS, METRICS_PORT)]
                 .map(|(name, port)| ContainerPort {

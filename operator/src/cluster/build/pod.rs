@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tss_mpc::Threshold;
 
 use super::{Cluster, selector};
 use crate::crd::{AntiAffinity, PodSpec as Wanted, Resources, SecretEntry};
@@ -92,8 +93,14 @@ pub(super) fn env(name: &str, value: impl Into<String>) -> EnvVar {
 }
 
 /// Production settings, from the configuration folder of the Pod.
-pub(super) fn config_env() -> Vec<EnvVar> {
-    vec![env("RUN_MODE", "production"), env("CONFIG_DIR", super::config::CONFIG)]
+/// Where the configuration is, and what of it is the Pod's own: the ConfigMap may be of the next threshold already.
+pub(super) fn config_env(threshold: Threshold) -> Vec<EnvVar> {
+    vec![
+        env("RUN_MODE", "production"),
+        env("CONFIG_DIR", super::config::CONFIG),
+        env("TSS_THRESHOLD", threshold.t().to_string()),
+        env("TSS_TOTAL_PARTIES", threshold.n().to_string()),
+    ]
 }
 
 pub(super) fn mount(volume: &str, path: &str) -> VolumeMount {

@@ -18,8 +18,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::config::{CONFIG, DATA, IDENTITY, POLICY, RABBITMQ, ROSTER, SHARE};
 use super::pod::{
-    apart, config_env, config_volume, container, mount, pod, probe, resources, secret_volume, uri_volume,
-    writable_mount,
+    apart, config_env, config_volume, container, env, mount, pod, probe, resources, secret_volume,
+    uri_volume, writable_mount,
 };
 use super::{
     METRICS, METRICS_PORT, Objects, Options, Unserializable, config, meta, selector, service_account,
@@ -172,9 +172,12 @@ fn template(
         mounts.push(mount("policy", POLICY));
         volumes.push(config_volume("policy", &policy.config_map));
     }
+    let mut variables = config_env(cluster.threshold);
+    variables.push(env(&format!("TSS_SIGNER{index}_KEY_FILE"), format!("{SHARE}/share")));
+    variables.push(env(&format!("TSS_SIGNER{index}_IDENTITY_FILE"), format!("{IDENTITY}/identity")));
     let arguments = ["--index", &index.to_string()];
     let signer = Container {
-        env: Some(config_env()),
+        env: Some(variables),
         ports: Some(vec![ContainerPort {
             name: Some(METRICS.into()),
             container_port: METRICS_PORT,
