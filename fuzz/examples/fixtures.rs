@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use tss_common::audit::{AuditLog, Event, Evidence, Finish};
+use tss_common::audit::{AuditLog, Event, Evidence, Finish, NewShare};
 use tss_common::intent::{HashAlgorithm, Intent};
 use tss_fuzz::{drawn, signer};
 use tss_mpc::{
@@ -73,13 +73,14 @@ fn audit_log(file: &Path, public_key: PublicKey) -> Result<()> {
         reason,
     };
     let events = [
-        Event::Keygen {
+        Event::Keygen(NewShare {
             session,
             cluster: "fuzz".into(),
             key: "test".into(),
+            epoch: 1,
             threshold: Threshold::new(2, 3)?,
             public_key,
-        },
+        }),
         Event::Opened {
             version: "0.1.0".into(),
             cluster: "fuzz".into(),
