@@ -46,7 +46,7 @@ pub(super) fn next(
         return Step { write: Some(Write::Backups(Box::new(begun))), ..done };
     };
     let step = |verdict, jobs| Step { backups: Some(verdict), jobs, ..done.clone() };
-    if let Some(made_at) = told.made_at.as_ref().filter(|_| !told.secrets.is_empty()) {
+    if let Some(made_at) = &told.made_at {
         let message = format!(
             "Secrets {} have the shares of epoch {}, made at {:.0}",
             told.secrets.join(", "),
@@ -63,23 +63,22 @@ pub(super) fn next(
         cluster,
         observed,
         tries: &told.tries,
-        attempt: format!("{}-{}-{}", jobs::object_name(cluster), record.epoch, told.tries.attempt),
+        attempt: jobs::attempt(cluster, record.epoch, &told.tries),
         threshold: record.threshold(),
         roster: record.roster.clone(),
     };
     let name = |index| names::backup(&cluster.name, index, record.epoch, &digits, told.tries.attempt);
     let holders: Vec<String> = wanted.holders.iter().map(|recipients| recipients.join(",")).collect();
-    let shares = stage.signers().zip(&record.shares).map(|(_, secrets)| secrets.share.clone());
-    let shares: Vec<String> = shares.collect();
     let plans = stage.plans(stage.signers(), |index| Task::Backup {
-        share: shares.get(usize::from(index).saturating_sub(1)).cloned().unwrap_or_default(),
+        share: record.share_of(index),
         holders: holders.clone(),
         kept: name(index),
     });
+    let reports = stage.reports(&plans);
     let failed = stage.failure(&plans).or_else(|| {
-        let reports = stage.reports(&plans)?;
+        let mut reports = reports.iter().flatten();
         let of = wanted.holders.len();
-        reports.into_iter().find_map(|(index, report)| check(cluster, record, of, index, report).err())
+        reports.find_map(|(&index, report)| check(cluster, record, of, index, report).err())
     });
     if let Some(why) = failed {
         let tries = jobs::after_failure(&told.tries, &why, now);
@@ -87,7 +86,7 @@ pub(super) fn next(
         let write = Some(Write::Backups(Box::new(Backups { tries, ..told.clone() })));
         return Step { write, ..step(verdict, Vec::new()) };
     }
-    if stage.reports(&plans).is_some() {
+    if reports.is_some() {
         let secrets = stage.signers().map(name).collect();
         let made = Backups { secrets, made_at: Some(Time(now)), ..told.clone() };
         return Step { write: Some(Write::Backups(Box::new(made))), ..done };

@@ -316,7 +316,13 @@ pub(super) fn pause(tries: &KeyGeneration, now: Timestamp) -> Option<(std::time:
     Some((wait, format!("try {failed} failed: {reason}. It is tried again at {:.0}", time.0)))
 }
 
-/// The beginning of what the tries of a TssCluster are called: no two of this name are called the same.
+/// What a try for an epoch is called.
+pub(super) fn attempt(cluster: &Cluster, epoch: i64, tries: &KeyGeneration) -> String {
+    format!("{}-{epoch}-{}", object_name(cluster), tries.attempt)
+}
+
+/// The beginning of what the tries of a TssCluster are called, so that they are hardly ever called as those of one before
+/// it of the same name.
 pub(super) fn object_name(cluster: &Cluster) -> String {
     cluster.uid.chars().filter(char::is_ascii_alphanumeric).take(5).collect()
 }

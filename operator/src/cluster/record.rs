@@ -171,6 +171,12 @@ impl KeyRecord {
         })
     }
 
+    /// The Secret with a signer's share; the empty name where the key has no such signer.
+    pub fn share_of(&self, index: u8) -> String {
+        let place = usize::from(index).saturating_sub(1);
+        self.shares.get(place).map(|secrets| secrets.share.clone()).unwrap_or_default()
+    }
+
     /// How many of how many signers sign.
     pub fn threshold(&self) -> Threshold {
         Threshold::new(self.threshold, self.signers).expect("checked when it was read or made")

@@ -38,6 +38,8 @@ pub(super) fn next(
     let wanted = record.threshold() != cluster.threshold || due.is_some_and(|due| due <= now);
     let epoch = record.epoch.saturating_add(1);
     let begun = observed.renewal().filter(|begun| begun.epoch == epoch);
+    // One that was called off may have Pods still, and its tries were called as those of one that begins.
+    let left_over = begun.is_none().then(|| left_over(cluster, observed, epoch)).flatten();
     let renewal = match begun {
         // Its shares are being kept.
         Some(begun) if begun.tries.decided.is_some() => begun,
@@ -67,14 +69,13 @@ pub(super) fn next(
             let shares = Some(Verdict::no("Beginning", message));
             return Step { shares, wait: Some(Duration::ZERO), ..done };
         }
-        // One that was called off may have Pods still, and its tries were called as this one's will be.
-        None if left_over(cluster, observed, epoch).is_some() => {
-            let job = left_over(cluster, observed, epoch).unwrap_or_default();
-            let shares = Some(Verdict::no("WaitingForPods", format!("the Pod of Job {job} is still there")));
-            return Step { shares, wait: Some(LEAVING), ..done };
-        }
         // Something else is wanted by now.
         begun => {
+            if let Some(job) = left_over {
+                let message = format!("the Pod of Job {job} is still there");
+                let shares = Some(Verdict::no("WaitingForPods", message));
+                return Step { shares, wait: Some(LEAVING), ..done };
+            }
             let attempt = begun.map_or(1, |begun| begun.tries.attempt.saturating_add(1));
             let begun = Renewal {
                 epoch,
@@ -90,7 +91,7 @@ pub(super) fn next(
         let message = format!("status.renewal: expected a threshold, not {renewal:?}");
         return Step { shares: Some(Verdict::no("StatusUnreadable", message)), ..done };
     };
-    let attempt = format!("{}-{epoch}-{}", jobs::object_name(cluster), renewal.tries.attempt);
+    let attempt = jobs::attempt(cluster, epoch, &renewal.tries);
     let roster = renewal.roster.clone().unwrap_or_else(|| record.roster.clone());
     let stage = Stage { cluster, observed, tries: &renewal.tries, attempt, threshold, roster };
     Try { stage, record, renewal: &renewal, now, done }.next()
@@ -136,11 +137,14 @@ impl Try<'_> {
             let step = self.step(Vec::new(), "RenewalFailed", message);
             return Step { wait: Some(wait), ..step };
         }
-        match (&self.renewal.roster, self.renewal.tries.decided.clone()) {
-            (_, None) if self.in_the_way().is_some() => {
-                let message = self.in_the_way().unwrap_or_default();
-                self.step(Vec::new(), "RecordInTheWay", message)
-            }
+        let decided = self.renewal.tries.decided.clone();
+        // Before anything is made, and before it would be lost.
+        if (decided.is_none() || self.renewal.kept)
+            && let Some(message) = self.in_the_way()
+        {
+            return self.step(Vec::new(), "RecordInTheWay", message);
+        }
+        match (&self.renewal.roster, decided) {
             (None, _) => self.prepare(),
             (Some(_), None) => self.renew(),
             (Some(_), Some(_)) if self.renewal.kept => self.conclude(),
@@ -193,8 +197,8 @@ impl Try<'_> {
         let (attempt, roster) = (attempt.clone(), roster.clone());
         let before = Stage { cluster, observed, tries, attempt, threshold: self.record.threshold(), roster };
         let staying = before.signers().filter(|&index| index <= threshold.n());
-        let inspections =
-            before.plans(staying, |index| Task::Inspect { share: self.share_of(index), awaited: false });
+        let inspections = before
+            .plans(staying, |index| Task::Inspect { share: self.record.share_of(index), awaited: false });
 
         if let Some(why) = self.stage.failure(&identities) {
             return self.fail(&why);
@@ -251,12 +255,6 @@ impl Try<'_> {
         self.writing(renewal)
     }
 
-    /// The Secret with a signer's share of the epoch that ends.
-    fn share_of(&self, index: u8) -> String {
-        let place = usize::from(index).saturating_sub(1);
-        self.record.shares.get(place).map(|secrets| secrets.share.clone()).unwrap_or_default()
-    }
-
     /// Whether a signer has its share of the epoch that ends.
     fn holds(&self, before: &Stage<'_>, plan: &JobPlan) -> Result<(), String> {
         let report = match before.state(plan) {
@@ -280,7 +278,7 @@ impl Try<'_> {
         self.stage.plans(self.stage.signers(), |index| Task::Renew {
             ends: self.record.epoch,
             dealers: dealers.clone(),
-            held: holders.contains(&index).then(|| self.share_of(index)),
+            held: holders.contains(&index).then(|| self.record.share_of(index)),
         })
     }
 
@@ -319,9 +317,6 @@ impl Try<'_> {
 
     /// All have their shares for good.
     fn conclude(self) -> Step {
-        if let Some(message) = self.in_the_way() {
-            return self.step(Vec::new(), "RecordInTheWay", message);
-        }
         match self.record.renewed(&self.stage.cluster.name, self.renewal) {
             Some(record) => Step { write: Some(Write::Record(Box::new(record))), ..self.done },
             None => {

@@ -18,32 +18,24 @@ const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 pub fn held(cluster: &Cluster, observed: &Observed, desired: &[Object], now: Timestamp) -> BTreeSet<String> {
     let mut held = BTreeSet::new();
     let mut chosen = false;
+    let mut renewed = 0;
     for index in cluster.indices() {
         let name = names::signer(&cluster.name, index);
         let object = desired.iter().find(|object| object.kind() == "StatefulSet" && object.name == name);
         let (Some(object), Some(live)) = (object, observed.find("StatefulSet", &name)) else { continue };
-        // One that does not sign has nothing to lose: the change may be what it waits for.
-        if is_as_desired(live, object) || !is_ready(observed, index) {
-            continue;
-        }
-        if !chosen && others_sign(cluster, observed, index, now) {
-            chosen = true;
-        } else {
-            held.insert(name);
+        match (is_as_desired(live, object), is_ready(observed, index)) {
+            (true, true) => renewed += 1,
+            (false, true) if !chosen && others_sign(cluster, observed, index, now) => chosen = true,
+            (false, true) => drop(held.insert(name)),
+            // One that does not sign has nothing to lose: the change may be what it waits for.
+            (_, false) => {}
         }
     }
     // With fewer signers, those before sign until enough of those that stay have their new shares.
-    let renewed = cluster.indices().filter(|&index| {
-        let name = names::signer(&cluster.name, index);
-        let object = desired.iter().find(|object| object.kind() == "StatefulSet" && object.name == name);
-        let live = observed.find("StatefulSet", &name);
-        let is_new = object.zip(live).is_some_and(|(object, live)| is_as_desired(live, object));
-        is_new && is_ready(observed, index)
-    });
     // Managers take to the new shares when as many have them as signed before, and as sign with them.
     let before = observed.previous.as_ref().map_or(0, |previous| previous.threshold);
     let needed = before.max(cluster.threshold.t()).min(cluster.threshold.n());
-    if renewed.count() < usize::from(needed) {
+    if renewed < needed {
         let stays: BTreeSet<String> =
             cluster.indices().map(|index| names::signer(&cluster.name, index)).collect();
         let sets = observed.live.iter().filter(|live| live.kind == "StatefulSet" && live.owned);
